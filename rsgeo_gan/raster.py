@@ -1,0 +1,649 @@
+"""Rasters in and out: the box of a file, one warp to a box, and the only writer of GeoTIFFs.
+
+Everything is written under a temporary name and renamed when it is whole. COGs are finished from a streamed
+tiled GeoTIFF, so memory grows with the width of a raster and never with its area.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import queue
+import threading
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.warp import reproject
+from rasterio.windows import Window
+
+from rsgeo_gan.errors import GridError, ProductError, SourceError
+from rsgeo_gan.grid import same_lattice
+
+__all__ = ["GDAL_CACHE_MIB", "RasterInfo", "StripWriter", "inspect", "opened", "read", "warp", "write"]
+
+GDAL_CACHE_MIB = 128
+"""Block cache while streaming; GDAL's default of 5 % of the memory would hide the bound."""
+
+_BLOCK_PX = 256
+_RETRY = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 4, "GDAL_HTTP_RETRY_DELAY": 0.2}
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """What a raster file says about itself.
+
+    Attributes:
+        path: File or URL.
+        geobox: Shape, transform and CRS.
+        count: Number of bands.
+        dtype: Data type of the first band.
+        nodata: Declared nodata of the first band, or None.
+        names: Band descriptions, "" where there is none.
+        units: Band units, "" where there is none.
+        scales: Band scales.
+        offsets: Band offsets.
+        tags: Dataset tags.
+        masked: Whether the file holds a mask of its own.
+    """
+
+    path: str
+    geobox: GeoBox
+    count: int
+    dtype: str
+    nodata: float | None
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    tags: Mapping[str, str]
+    masked: bool
+
+
+@contextmanager
+def opened(path: Path | str) -> Iterator[rasterio.DatasetReader]:
+    """Open a raster for reading, with the failures of opening and reading put in words.
+
+    Args:
+        path: File or URL.
+
+    Yields:
+        The open dataset.
+
+    Raises:
+        SourceError: If the file is missing, is no raster, or breaks off while it is read.
+    """
+    if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
+        raise SourceError(f"There is no file {path}. Check the path in the catalogue or on the command line.")
+    try:
+        with (
+            warnings.catch_warnings(),
+            rasterio.Env(**_RETRY),
+        ):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                yield dataset
+    except RasterioIOError as error:
+        raise SourceError(
+            f"{path} cannot be read: {_first_line(error)}. It is no raster that GDAL knows, or it is truncated; "
+            "fetch it again or take it out of the catalogue."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _box(dataset: rasterio.DatasetReader) -> GeoBox:
+    where = dataset.name
+    unplaced = dataset.transform.is_identity or dataset.transform.determinant == 0
+    if unplaced and dataset.gcps[0]:
+        raise GridError(
+            f"{where} has {len(dataset.gcps[0])} ground control points but no affine georeference (a SAR product "
+            "in radar geometry): expected a CRS and a transform. Terrain-correct it first (RTC)."
+        )
+    if unplaced and dataset.rpcs is not None:
+        raise GridError(
+            f"{where} has only rational polynomial coefficients: expected a CRS and a transform. Orthorectify it first."
+        )
+    if dataset.crs is None:
+        raise GridError(
+            f"{where} has no CRS: expected one, got a transform of {tuple(dataset.transform)[:6]} alone. "
+            "Add it (gdal_edit.py -a_srs EPSG:...) or drop the scene."
+        )
+    if unplaced:
+        raise GridError(
+            f"{where} has a CRS but an identity or singular transform: expected pixel size and origin. "
+            "Georeference it or drop the scene."
+        )
+    return GeoBox.from_rio(dataset)
+
+
+def inspect(path: Path | str) -> RasterInfo:
+    """Read what a raster says about itself, without its pixels.
+
+    Args:
+        path: File or URL.
+
+    Returns:
+        Its facts.
+
+    Raises:
+        SourceError: If it cannot be opened.
+        GridError: If it has no CRS, only ground control points or RPCs, or no usable transform.
+    """
+    with opened(path) as dataset:
+        return RasterInfo(
+            path=str(path),
+            geobox=_box(dataset),
+            count=dataset.count,
+            dtype=dataset.dtypes[0],
+            nodata=dataset.nodata,
+            names=tuple(name or "" for name in dataset.descriptions),
+            units=tuple(unit or "" for unit in dataset.units),
+            scales=tuple(dataset.scales),
+            offsets=tuple(dataset.offsets),
+            tags=dataset.tags(),
+            masked=any("per_dataset" in {flag.name for flag in flags} for flags in dataset.mask_flag_enums),
+        )
+
+
+def read(
+    path: Path | str, *, bands: Sequence[int] | None = None, window: Window | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read pixels as they are in the file.
+
+    Args:
+        path: File or URL.
+        bands: Bands counted from 1; all when None.
+        window: Window in pixels; may reach outside the raster, where pixels are 0 and invalid. The whole
+            raster when None.
+
+    Returns:
+        Values of shape (C, H, W) in the file's dtype, and the validity of shape (H, W), bool: a pixel is
+        valid when every band read is neither nodata, nor masked, nor NaN.
+
+    Raises:
+        SourceError: If the file cannot be read.
+    """
+    with opened(path) as dataset:
+        return _read(dataset, bands, window)
+
+
+def _read(
+    dataset: rasterio.DatasetReader, bands: Sequence[int] | None, window: Window | None
+) -> tuple[np.ndarray, np.ndarray]:
+    indexes = list(bands) if bands else list(range(1, dataset.count + 1))
+    if max(indexes) > dataset.count or min(indexes) < 1:
+        raise SourceError(
+            f"{dataset.name} has {dataset.count} bands: expected bands {indexes} (counted from 1). "
+            "Correct `bands` or the sensor in the catalogue."
+        )
+    full = Window(0, 0, dataset.width, dataset.height)
+    window = window or full
+    rows, cols = int(window.height), int(window.width)
+    top, left = max(0, int(window.row_off)), max(0, int(window.col_off))
+    bottom = min(dataset.height, int(window.row_off) + rows)
+    right = min(dataset.width, int(window.col_off) + cols)
+    values = np.zeros((len(indexes), rows, cols), dtype=np.result_type(*(dataset.dtypes[i - 1] for i in indexes)))
+    valid = np.zeros((rows, cols), dtype=bool)
+    if bottom <= top or right <= left:
+        return values, valid
+    inside = Window(left, top, right - left, bottom - top)
+    at = np.s_[top - int(window.row_off) : bottom - int(window.row_off)], np.s_[
+        left - int(window.col_off) : right - int(window.col_off)
+    ]
+    values[:, *at] = dataset.read(indexes, window=inside)
+    flags = [dataset.mask_flag_enums[i - 1] for i in indexes]
+    if all("all_valid" in {flag.name for flag in band} for band in flags):
+        valid[at] = True
+    else:
+        valid[at] = dataset.read_masks(indexes, window=inside).all(axis=0)
+    if values.dtype.kind in "fc":
+        valid &= np.isfinite(values).all(axis=0)
+    for position, i in enumerate(indexes):
+        nodata = dataset.nodatavals[i - 1]
+        if nodata is not None and not math.isnan(nodata):
+            valid &= values[position] != np.asarray(nodata).astype(values.dtype)
+    return values, valid
+
+
+def warp(
+    path: Path | str,
+    box: GeoBox,
+    *,
+    bands: Sequence[int] | None = None,
+    resampling: str = "bilinear",
+    nodata: float | None = None,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Bring a raster onto a box with one resampling, or with none when both share a lattice.
+
+    GDAL widens the kernel when the box is coarser than the raster, so shrinking is low-passed. Invalid pixels
+    have no weight. The transformation is exact (no approximation by GDAL).
+
+    Args:
+        path: File or URL.
+        box: Where pixels are wanted, any CRS, size, rotation.
+        bands: Bands counted from 1; all when None.
+        resampling: GDAL's name of the kernel: nearest, bilinear, cubic, average, mode, lanczos …
+        nodata: Value that marks missing pixels although the file does not say so.
+        prepare: Applied to the values (float32, NaN where invalid) before they are resampled; SAR in dB
+            becomes linear power here.
+
+    Returns:
+        float32, shape (C, H, W), NaN where nothing valid lies.
+
+    Raises:
+        SourceError: If the file cannot be read.
+        GridError: If it has no usable georeference.
+    """
+    with opened(path) as dataset:
+        source = _box(dataset)
+        offset = same_lattice(source, box)
+        height, width = box.shape
+        if offset is not None:
+            window = Window(*offset, width, height)
+        else:
+            found = _source_window(source, box)
+            if found is None:
+                count = len(bands) if bands else dataset.count
+                return np.full((count, height, width), np.nan, dtype=np.float32)
+            window = found
+        raw, valid = _read(dataset, bands, window)
+        if nodata is not None and not math.isnan(nodata):
+            valid &= (raw != np.asarray(nodata).astype(raw.dtype)).all(axis=0)
+        values = raw.astype(np.float32)
+        values[:, ~valid] = np.nan
+        if prepare is not None:
+            values = prepare(values)
+    if offset is not None:
+        return values
+    out = np.full((values.shape[0], height, width), np.nan, dtype=np.float32)
+    if not valid.any():
+        return out
+    reproject(
+        values,
+        out,
+        src_transform=source.affine * source.affine.translation(window.col_off, window.row_off),
+        src_crs=source.crs.to_wkt(),
+        src_nodata=np.nan,
+        dst_transform=box.affine,
+        dst_crs=box.crs.to_wkt(),
+        dst_nodata=np.nan,
+        resampling=Resampling[resampling],
+        tolerance=0,
+        num_threads=1,
+    )
+    return out
+
+
+def _source_window(source: GeoBox, box: GeoBox) -> Window | None:
+    """Window of the source that a box needs, with room for the kernel; None when they do not meet."""
+    height, width = box.shape
+    steps = np.linspace(0, 1, 21)
+    col = np.concatenate([steps * width, steps * width, 0 * steps, 0 * steps + width])
+    row = np.concatenate([0 * steps, 0 * steps + height, steps * height, steps * height])
+    x, y = box.affine * (col, row)
+    if box.crs != source.crs:
+        x, y = Transformer.from_crs(box.crs.proj, source.crs.proj, always_xy=True).transform(x, y)
+    col, row = ~source.affine * (np.asarray(x), np.asarray(y))
+    seen = np.isfinite(col) & np.isfinite(row)
+    if not seen.any():
+        return None
+    left, right, top, bottom = col[seen].min(), col[seen].max(), row[seen].min(), row[seen].max()
+    zoom = max(1.0, (right - left) / width, (bottom - top) / height)
+    pad = math.ceil(4 * zoom) + 2
+    left, top = max(0, math.floor(left) - pad), max(0, math.floor(top) - pad)
+    right, bottom = min(source.shape.x, math.ceil(right) + pad), min(source.shape.y, math.ceil(bottom) + pad)
+    return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
+def _profile(
+    geobox: GeoBox, count: int, dtype: str, nodata: float | None, compress: str, threads: str | int
+) -> dict[str, Any]:
+    height, width = geobox.shape
+    small = max(16, min(_BLOCK_PX, 16 * math.ceil(min(height, width) / 16)))
+    predictor = 3 if np.dtype(dtype).kind == "f" else 2
+    options: dict[str, Any] = {"compress": compress, "predictor": predictor, "num_threads": threads}
+    if compress == "zstd":
+        options["zstd_level"] = 1
+    return {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": count,
+        "dtype": dtype,
+        "crs": geobox.crs.to_wkt() if geobox.crs.to_epsg() is None else f"EPSG:{geobox.crs.to_epsg()}",
+        "transform": geobox.affine,
+        "nodata": nodata,
+        "tiled": True,
+        "blockxsize": small,
+        "blockysize": small,
+        "bigtiff": "if_safer",
+        "interleave": "pixel",
+        **options,
+    }
+
+
+@dataclass
+class _Moments:
+    """Running minimum, maximum, mean and deviation of one band, in float64."""
+
+    low: float = math.inf
+    high: float = -math.inf
+    n: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        if values.size:
+            exact = values.astype(np.float64)
+            self.low, self.high = min(self.low, float(exact.min())), max(self.high, float(exact.max()))
+            self.n += exact.size
+            self.total += float(exact.sum())
+            self.squares += float(np.square(exact).sum())
+
+    def tags(self, share: float) -> dict[str, str]:
+        if not self.n:
+            return {}
+        mean = self.total / self.n
+        deviation = math.sqrt(max(0.0, self.squares / self.n - mean * mean))
+        return {
+            "STATISTICS_MINIMUM": repr(self.low),
+            "STATISTICS_MAXIMUM": repr(self.high),
+            "STATISTICS_MEAN": repr(mean),
+            "STATISTICS_STDDEV": repr(deviation),
+            "STATISTICS_VALID_PERCENT": f"{100 * share:.4g}",
+        }
+
+
+@dataclass
+class StripWriter:
+    """Write a raster strip by strip in a thread of its own, and finish it as a COG.
+
+    Strips are full-width, from top to bottom. Nothing is visible under `path` until `close` has succeeded;
+    after an error nothing is left behind.
+
+    Attributes:
+        path: Final path.
+        geobox: Shape, transform and CRS of the whole raster.
+        count: Number of bands.
+        dtype: NumPy name of the data type.
+        nodata: Nodata value, or None.
+        names: Band descriptions.
+        unit: Unit of all bands.
+        scale: Physical = raw · scale + offset.
+        offset: See scale.
+        tags: Dataset tags.
+        cog: Finish as a Cloud Optimized GeoTIFF with overviews; else leave a plain tiled GeoTIFF.
+        compress: zstd, deflate, lzw or none.
+        masked: Write an internal mask from the `valid` given with each strip.
+
+    Raises:
+        GridError: If strips do not fit the box.
+        ProductError: If the file cannot be written: no permission, disk full, not all rows given.
+    """
+
+    path: Path
+    geobox: GeoBox
+    count: int
+    dtype: str
+    nodata: float | None = None
+    names: Sequence[str] = ()
+    unit: str = ""
+    scale: float = 1.0
+    offset: float = 0.0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    cog: bool = True
+    compress: str = "zstd"
+    masked: bool = True
+
+    def __post_init__(self) -> None:
+        if self.names and len(self.names) != self.count:
+            raise GridError(f"{self.path}: {self.count} bands but {len(self.names)} names; give one name per band.")
+        self._staged = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex[:8]}.stage.tif")
+        self._next_row = 0
+        self._queue: queue.Queue[tuple[np.ndarray, int, np.ndarray | None] | None] = queue.Queue(maxsize=2)
+        self._failure: BaseException | None = None
+        self._moments = [_Moments() for _ in range(self.count)]
+        self._threads = "ALL_CPUS" if self.geobox.shape.x * self.geobox.shape.y > 1 << 20 else 1
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._env():
+                profile = _profile(self.geobox, self.count, self.dtype, self.nodata, self.compress, self._threads)
+                self._dataset = rasterio.open(self._staged, "w", **profile)
+        except (OSError, RasterioError) as error:
+            raise self._cannot(error) from error
+        self._thread = threading.Thread(target=self._drain, name=f"write {self.path.name}", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def _env() -> rasterio.Env:
+        return rasterio.Env(
+            GDAL_TIFF_INTERNAL_MASK=True, GDAL_CACHEMAX=GDAL_CACHE_MIB, GDAL_TIFF_DEFLATE_SUBCODEC="LIBDEFLATE"
+        )
+
+    def write(self, array: np.ndarray, row: int, valid: np.ndarray | None = None) -> None:
+        """Hand over one strip.
+
+        Args:
+            array: Values of shape (C, h, W) in the writer's dtype; not to be changed afterwards.
+            row: Row of the strip's first line; the row after the previous strip.
+            valid: Validity, shape (h, W), bool; all valid when None.
+        """
+        self._raise_failure()
+        expected = (self.count, array.shape[1], self.geobox.shape.x)
+        if array.shape != expected or row != self._next_row or row + array.shape[1] > self.geobox.shape.y:
+            raise GridError(
+                f"{self.path}: strip of shape {array.shape} at row {row} does not fit: expected {expected} at row "
+                f"{self._next_row} of {self.geobox.shape.y}."
+            )
+        self._next_row += array.shape[1]
+        self._queue.put((np.asarray(array, dtype=self.dtype), row, valid))
+
+    def _drain(self) -> None:
+        with self._env():
+            while (task := self._queue.get()) is not None:
+                if self._failure is None:
+                    try:
+                        self._store(*task)
+                    except BaseException as error:
+                        self._failure = error
+
+    def _store(self, array: np.ndarray, row: int, valid: np.ndarray | None) -> None:
+        window = Window(0, row, array.shape[2], array.shape[1])
+        for band, moments in zip(array, self._moments, strict=True):
+            kept = band if valid is None else band[valid]
+            moments.add(kept[np.isfinite(kept)] if band.dtype.kind == "f" else kept)
+        self._dataset.write(array, window=window)
+        if self.masked:
+            mask = np.full(array.shape[1:], 255, np.uint8) if valid is None else valid.astype(np.uint8) * 255
+            self._dataset.write_mask(mask, window=window)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            failure = self._failure
+            self.discard()
+            raise self._cannot(failure) from failure
+
+    def _cannot(self, error: BaseException) -> ProductError:
+        text = _first_line(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
+        if full or _free_bytes(self.path.parent) < 1 << 16:
+            return ProductError(
+                f"Cannot write {self.path}: the disk is full. Free some space and start again; finished work is kept."
+            )
+        return ProductError(
+            f"Cannot write {self.path}: {text}. Choose an output folder that you may write to and start again."
+        )
+
+    def close(self) -> Path:
+        """Finish the file: statistics, names, tags, overviews, rename.
+
+        Returns:
+            The final path.
+        """
+        self._join()
+        self._raise_failure()
+        try:
+            if self._next_row != self.geobox.shape.y:
+                raise ProductError(
+                    f"{self.path}: only {self._next_row} of {self.geobox.shape.y} rows were written; nothing is kept."
+                )
+            with self._env():
+                self._describe()
+                self._dataset.close()
+                finished = self._finish() if self.cog else self._staged
+                with rasterio.open(finished) as check:
+                    check.read(1, window=Window(check.width - 1, check.height - 1, 1, 1))
+                os.replace(finished, self.path)
+        except (OSError, RasterioError) as error:
+            raise self._cannot(error) from error
+        finally:
+            self.discard()
+        return self.path
+
+    def _describe(self) -> None:
+        dataset = self._dataset
+        dataset.update_tags(**{key: str(value) for key, value in self.tags.items()})
+        dataset.scales = (self.scale,) * self.count
+        dataset.offsets = (self.offset,) * self.count
+        if self.unit:
+            dataset.units = (self.unit,) * self.count
+        for i, name in enumerate(self.names, start=1):
+            dataset.set_band_description(i, name)
+        pixels = self.geobox.shape.x * self.geobox.shape.y
+        for i, moments in enumerate(self._moments, start=1):
+            dataset.update_tags(i, **moments.tags(moments.n / pixels))
+        if self.count > 1:
+            dataset.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (self.count - 1)
+
+    def _finish(self) -> Path:
+        finished = self._staged.with_suffix(".cog.tif")
+        predictor = "FLOATING_POINT" if np.dtype(self.dtype).kind == "f" else "STANDARD"
+        options = {"compress": self.compress.upper(), "predictor": predictor, "blocksize": 512}
+        if self.compress == "zstd":
+            options["level"] = 1
+        rasterio.shutil.copy(
+            self._staged,
+            finished,
+            driver="COG",
+            overviews="AUTO",
+            overview_resampling="AVERAGE",
+            bigtiff="IF_SAFER",
+            num_threads=self._threads,
+            **options,
+        )
+        return finished
+
+    def _join(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def discard(self) -> None:
+        """Stop, and take away everything that is not finished."""
+        self._join()
+        with self._env():
+            self._dataset.close()
+        for left in (self._staged, self._staged.with_suffix(".cog.tif")):
+            left.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def _free_bytes(folder: Path) -> int:
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return 1 << 62
+    return status.f_bavail * status.f_frsize
+
+
+def write(
+    path: Path,
+    array: np.ndarray,
+    geobox: GeoBox,
+    *,
+    valid: np.ndarray | None = None,
+    nodata: float | None = None,
+    names: Sequence[str] = (),
+    unit: str = "",
+    scale: float = 1.0,
+    offset: float = 0.0,
+    tags: Mapping[str, str] | None = None,
+    cog: bool = True,
+    compress: str = "zstd",
+) -> Path:
+    """Write a GeoTIFF: whole or not at all, never without a box.
+
+    Args:
+        path: Final path; its folder is created.
+        array: Values, shape (C, H, W) or (H, W), in the dtype of the file.
+        geobox: Where they lie.
+        valid: Validity, shape (H, W), bool, kept as an internal mask; no mask when None.
+        nodata: Nodata value; the caller has already put it where `valid` is false.
+        names: Band descriptions, one per band.
+        unit: Unit of all bands.
+        scale: Physical = raw · scale + offset.
+        offset: See scale.
+        tags: Dataset tags.
+        cog: Cloud Optimized GeoTIFF with overviews, or a plain tiled GeoTIFF.
+        compress: zstd, deflate, lzw or none.
+
+    Returns:
+        The path.
+
+    Raises:
+        GridError: If array and box disagree.
+        ProductError: If the file cannot be written.
+    """
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[1:] != tuple(geobox.shape):
+        raise GridError(
+            f"{path}: array of shape {array.shape} does not fit a box of {tuple(geobox.shape)} pixels; "
+            "expected (bands, rows, columns)."
+        )
+    writer = StripWriter(
+        Path(path),
+        geobox,
+        array.shape[0],
+        str(array.dtype),
+        nodata,
+        names,
+        unit,
+        scale,
+        offset,
+        tags or {},
+        cog,
+        compress,
+        masked=valid is not None,
+    )
+    with writer:
+        writer.write(array, 0, valid)
+    return Path(path)
