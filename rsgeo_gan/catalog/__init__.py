@@ -1,0 +1,43 @@
+"""Where data comes from: catalogues in YAML, read into frozen models with errors a user can act on.
+
+A catalogue names an area, a time, a grid, two sides (source and target), the pairing rule and the settings of
+the stages. Secrets are never stored in one: `token_env` names an environment variable.
+"""
+
+from __future__ import annotations
+
+from rsgeo_gan.catalog.loading import load
+from rsgeo_gan.catalog.models import (
+    Area,
+    Catalog,
+    FolderSide,
+    GridSettings,
+    Limits,
+    Pairing,
+    Period,
+    Products,
+    SampleSide,
+    Scalar,
+    Side,
+    StacSide,
+    Tiling,
+    Training,
+)
+
+__all__ = [
+    "Area",
+    "Catalog",
+    "FolderSide",
+    "GridSettings",
+    "Limits",
+    "Pairing",
+    "Period",
+    "Products",
+    "SampleSide",
+    "Scalar",
+    "Side",
+    "StacSide",
+    "Tiling",
+    "Training",
+    "load",
+]

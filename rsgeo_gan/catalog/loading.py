@@ -1,0 +1,207 @@
+"""Loading a catalogue: finding the file, absolute paths, overrides, and errors that name file and key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rsgeo_gan.catalog.models import Catalog, FolderSide, SampleSide, StacSide
+from rsgeo_gan.errors import CatalogError
+
+__all__ = ["load", "set_key", "validate"]
+
+EMBEDDED = Path(__file__).parents[1] / "catalogs"
+"""Catalogues that come with the package, found by bare name after those of the working directory."""
+
+_PATH_KEYS = ("source.path", "target.path", "source.url", "target.url")
+_TAGS = ("sample", "folder", "stac")
+
+
+def load(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None) -> Catalog:
+    """Read a catalogue; what comes back is complete, checked and frozen.
+
+    A bare name such as "sample" is looked for as `catalogs/<name>.yaml` in the working directory, then among
+    those that come with the package. Relative paths in the file start from `root`, else from the file's
+    folder; those in `overrides` start from the working directory.
+
+    Args:
+        path_or_name: Path of a YAML file, or a bare name.
+        overrides: Values by dotted key that replace those of the file, such as {"source.path": "/data/s2"}.
+
+    Returns:
+        The catalogue, with absolute paths.
+
+    Raises:
+        CatalogError: If the file is missing or unreadable, or does not describe usable data; the text names
+            the file, the key, what was expected and what was found.
+    """
+    path = _find(path_or_name)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(
+            f"Catalogue {path} cannot be read ({error}); check the path and its permissions."
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise CatalogError(
+            f"Catalogue {path}{where}: expected YAML, got text that does not parse ({problem}); mend it."
+        ) from error
+    if not isinstance(raw, dict):
+        raise CatalogError(
+            f"Catalogue {path}: expected a mapping with the keys {', '.join(Catalog.model_fields)}, "
+            f"got {type(raw).__name__}; see catalogs/folder.yaml for a commented example."
+        )
+    replaced = {key: _absolute(key, value) for key, value in (overrides or {}).items()}
+    base = Path(str(replaced.get("root") or raw.get("root") or ".")).expanduser()
+    base = (path.resolve().parent / base).resolve()
+    for key in _PATH_KEYS:
+        side, _, leaf = key.partition(".")
+        entry = raw.get(side)
+        if isinstance(entry, dict) and isinstance(entry.get(leaf), str) and not _has_scheme(entry[leaf]):
+            entry[leaf] = str((base / Path(entry[leaf]).expanduser()).resolve())
+    if raw.get("root") is not None:
+        raw["root"] = str(base)
+    for key, value in replaced.items():
+        set_key(raw, key, value, str(path))
+    return validate(raw, str(path))
+
+
+def _find(path_or_name: Path | str) -> Path:
+    """Return the file of a path or bare name."""
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path
+    tried = [path]
+    if path.parent == Path() and path.suffix in ("", ".yaml", ".yml"):
+        stem = path.stem if path.suffix else path.name
+        tried += [Path("catalogs") / f"{stem}.yaml", EMBEDDED / f"{stem}.yaml"]
+        for candidate in tried[1:]:
+            if candidate.is_file():
+                return candidate
+    known = sorted({file.stem for folder in (Path("catalogs"), EMBEDDED) for file in folder.glob("*.yaml")})
+    raise CatalogError(
+        f"Catalogue {path_or_name}: expected a YAML file or one of {', '.join(known)}, "
+        f"found none of {', '.join(str(item) for item in tried)}; give the path of an existing file."
+    )
+
+
+def _has_scheme(text: str) -> bool:
+    """Tell addresses from file paths."""
+    return bool(re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE))
+
+
+def _absolute(key: str, value: Any) -> Any:
+    """Make the paths among the overrides absolute, from the working directory."""
+    if isinstance(value, Path) or (
+        isinstance(value, str) and (key in _PATH_KEYS or key == "root") and not _has_scheme(value)
+    ):
+        return str(Path(value).expanduser().resolve())
+    return value
+
+
+def set_key(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a value by dotted key, in place; recipe settings keep their dots.
+
+    Args:
+        raw: The catalogue as read, changed.
+        key: Such as "source.path" or "training.overrides.trainer.max_epochs".
+        value: The value.
+        where: File or option, for the message.
+
+    Raises:
+        CatalogError: If the key runs through something that is not a mapping.
+    """
+    prefix = "training.overrides."
+    *parents, leaf = (
+        ["training", "overrides", key[len(prefix) :]] if key.startswith(prefix) else key.split(".")
+    )
+    here = raw
+    for parent in parents:
+        child = here.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise CatalogError(
+                f"{where}: key `{key}` cannot be set, `{parent}` is {child!r} and no mapping; check it."
+            )
+        here = child
+    here[leaf] = value
+
+
+def validate(raw: dict[str, Any], where: str) -> Catalog:
+    """Build the catalogue, turning all findings into one error.
+
+    Args:
+        raw: The catalogue as plain values, paths absolute.
+        where: File or option, for the message.
+
+    Raises:
+        CatalogError: Naming each key, what was expected and what was found.
+    """
+    try:
+        return Catalog.model_validate(raw)
+    except ValidationError as error:
+        found = [
+            _sentence(tuple(item["loc"]), item["type"], item["msg"], item.get("input"), item.get("ctx", {}))
+            for item in error.errors(include_url=False)
+        ]
+    hint = "Mend the catalogue and run again; catalogs/folder.yaml lists every key."
+    if len(found) == 1:
+        raise CatalogError(f"Catalogue {where}: {found[0]} {hint}")
+    lines = "\n".join(f"  - {text}" for text in found)
+    raise CatalogError(f"Catalogue {where} has {len(found)} problems:\n{lines}\n{hint}")
+
+
+def _sentence(
+    loc: tuple[int | str, ...], kind: str, message: str, got: Any, context: Mapping[str, Any]
+) -> str:
+    """Say in one sentence which key, what was expected and what was found."""
+    keys = [
+        str(part)
+        for i, part in enumerate(loc)
+        if not (i == 1 and part in _TAGS and loc[0] in ("source", "target"))
+    ]
+    key = ".".join(keys)
+    if keys and keys[-1] == "token_env":
+        got = "something else"  # may be the secret itself
+    shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "…"
+    if kind == "extra_forbidden":
+        known = sorted(_keys_at(loc))
+        near = difflib.get_close_matches(keys[-1], known, n=1)
+        also = f" Did you mean `{near[0]}`?" if near else ""
+        return f"key `{key}`: expected one of {', '.join(known)}; got an unknown key.{also}"
+    if kind == "missing":
+        return f"key `{key}`: expected a value, got nothing."
+    if kind == "string_pattern_mismatch":
+        return f"key `{key}`: expected text matching {context.get('pattern')}; got {shown}."
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        tag = context.get("tag")
+        return f"key `{key}.kind`: expected one of {', '.join(_TAGS)}; got {tag if tag else 'nothing'}."
+    expected = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"key `{key}`: expected {expected}; got {shown}."
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys allowed where an unknown one was found."""
+    sides = dict(zip(_TAGS, (SampleSide, FolderSide, StacSide), strict=True))
+    model: type[BaseModel] = Catalog
+    for part in loc[:-1]:
+        if part in sides and model is Catalog:
+            model = sides[str(part)]
+            continue
+        field = model.model_fields.get(str(part))
+        if field is None or part in ("source", "target"):
+            continue
+        options: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
+        found: list[type[BaseModel]] = [
+            o for o in options if isinstance(o, type) and issubclass(o, BaseModel)
+        ]
+        model = found[0] if found else model
+    return list(model.model_fields)
