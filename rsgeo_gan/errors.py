@@ -3,9 +3,11 @@
     RSGeoGANError(Exception)
     ├── CatalogError(ValueError)           a YAML does not describe usable data
     ├── SourceError(OSError)               a scene cannot be found, fetched or read
+    │   └── FailedShareError               more items of a stage failed than the catalogue accepts
     ├── GridError(ValueError)              no CRS, grids do not nest, box and array disagree
     ├── CoregistrationError(RuntimeError)  no overlap, nothing to compare, shift above the limit
     ├── CheckpointError(ValueError)        a checkpoint is not ours or does not fit the data
+    ├── TrainingError(RuntimeError)        the training process stopped before its end
     └── ProductError(RuntimeError)         a product would be written without or with wrong georeferencing
 
 Networks and losses raise plain `ValueError` with shapes, as torchgeo does.
@@ -17,10 +19,12 @@ __all__ = [
     "CatalogError",
     "CheckpointError",
     "CoregistrationError",
+    "FailedShareError",
     "GridError",
     "ProductError",
     "RSGeoGANError",
     "SourceError",
+    "TrainingError",
 ]
 
 
@@ -36,6 +40,10 @@ class SourceError(RSGeoGANError, OSError):
     """A scene cannot be found, fetched or read, or its units contradict its sensor."""
 
 
+class FailedShareError(SourceError):
+    """More scenes or pairs of a stage failed than the catalogue accepts; the reasons are in its manifest."""
+
+
 class GridError(RSGeoGANError, ValueError):
     """A raster has no usable georeferencing, grids do not nest, or a box and an array disagree."""
 
@@ -46,6 +54,10 @@ class CoregistrationError(RSGeoGANError, RuntimeError):
 
 class CheckpointError(RSGeoGANError, ValueError):
     """A checkpoint is not one of ours, is damaged, or does not fit the data it is used on."""
+
+
+class TrainingError(RSGeoGANError, RuntimeError):
+    """A training process stopped before its end; the text closes with the last lines of its log."""
 
 
 class ProductError(RSGeoGANError, RuntimeError):

@@ -21,7 +21,7 @@ import pystac
 from odc.geo.geobox import GeoBox
 from shapely.geometry import mapping
 
-from rsgeo_gan.errors import ProductError, SourceError
+from rsgeo_gan.errors import FailedShareError, ProductError, SourceError
 from rsgeo_gan.grid import box_from_dict, box_to_dict
 
 __all__ = [
@@ -344,10 +344,10 @@ def check_share(failed: int, total: int, max_failed_share: float, stage: str, ma
         manifest: Where the reasons are kept.
 
     Raises:
-        SourceError: If everything failed, or a larger share than accepted.
+        FailedShareError: If everything failed, or a larger share than accepted.
     """
     if total and failed and (failed == total or failed / total > max_failed_share):
-        raise SourceError(
+        raise FailedShareError(
             f"{stage}: {failed} of {total} items failed, more than the accepted share of {max_failed_share:.0%}. "
             f"The reasons are in {manifest} under rsgeo:dropped; mend the sources, or raise "
             "limits.max_failed_share in the catalogue."

@@ -1,0 +1,309 @@
+"""The order of the stages, in one place: what the command line and the flows both walk through.
+
+A run is described by text and paths only (`Job`), so that it can be handed to another process. Every stage
+reads what the earlier ones left in the output folder, does what is missing, and says how much was new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rsgeo_gan.catalog import Catalog, load
+from rsgeo_gan.errors import CatalogError, ProductError
+from rsgeo_gan.manifest import Manifest, write_json, write_text
+from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.training import MODES, Mode, read_pin
+
+__all__ = [
+    "DIRECTIONS",
+    "STAGES",
+    "Job",
+    "Outcome",
+    "Stage",
+    "nothing_new",
+    "prepare",
+    "run_stage",
+    "stage_named",
+]
+
+DIRECTIONS = ("source_to_target", "target_to_source")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the chain, in plain text.
+
+    Args:
+        catalog: Path or name of the catalogue.
+        out: Output folder.
+        train: Training mode, see `rsgeo_gan.training.train`.
+        directions: Directions to generate; empty for the catalogue's own.
+        recipe: Recipe to train; empty for the catalogue's own.
+        settings: Catalogue entries to replace, by dotted key.
+    """
+
+    catalog: str
+    out: str
+    train: Mode = "if_missing"
+    directions: tuple[str, ...] = ()
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The output folder, absolute."""
+        return Path(self.out).expanduser().absolute()
+
+    def load(self) -> Catalog:
+        """Read the catalogue with this run's choices put in.
+
+        Raises:
+            CatalogError: If the catalogue or one of the choices is wrong.
+        """
+        if self.train not in MODES:
+            raise CatalogError(f"Training mode {self.train!r} is unknown; expected one of {', '.join(MODES)}.")
+        settings = dict(self.settings)
+        if self.directions:
+            settings["products.directions"] = list(self.directions)
+        if self.recipe:
+            settings["training.recipe"] = self.recipe
+        return load(self.catalog, overrides=settings)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did.
+
+    Args:
+        stage: Its name.
+        path: The file that holds its result.
+        total: Items in the result.
+        new: Items made or changed by this call.
+        dropped: Items left out, with reasons in the result.
+        note: One sentence for people.
+    """
+
+    stage: str
+    path: str
+    total: int
+    new: int
+    dropped: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the chain.
+
+    Args:
+        name: Verb, as on the command line.
+        run: Does the work.
+        network: Whether it may talk to the network, and is worth another try.
+    """
+
+    name: str
+    run: Callable[[Job, Catalog, Progress], Outcome]
+    network: bool = False
+
+
+def prepare(job: Job) -> Catalog:
+    """Check catalogue and output folder before anything is done.
+
+    Raises:
+        CatalogError: If the catalogue is wrong.
+        ProductError: If the output folder cannot be written.
+    """
+    catalog = job.load()
+    probe = write_text(job.root / ".writable", "")
+    try:
+        probe.unlink()
+    except OSError as error:
+        raise ProductError(f"Cannot write {job.root}: {error.strerror}.") from error
+    return catalog
+
+
+def run_stage(name: str, job: Job, progress: Progress = silent) -> Outcome:
+    """Run one stage of a job on what the earlier ones left on disk.
+
+    Raises:
+        RSGeoGANError: What the stage raises; `SourceError` if an earlier stage has not been run.
+    """
+    return stage_named(name).run(job, job.load(), progress)
+
+
+def stage_named(name: str) -> Stage:
+    """Return a stage by its name.
+
+    Raises:
+        ValueError: If there is no such stage.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise ValueError(f"no stage {name!r}; expected one of {', '.join(stage.name for stage in STAGES)}")
+
+
+def nothing_new(outcomes: list[Outcome]) -> bool:
+    """Tell whether a whole run found everything done already."""
+    return all(outcome.new == 0 for outcome in outcomes)
+
+
+def _ingest(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
+    from rsgeo_gan.ingest import ingest
+
+    before = _known(job.root / "scenes")
+    return _outcome("ingest", "scenes", before, ingest(catalog, job.root / "scenes", progress=progress))
+
+
+def _coregister(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
+    from rsgeo_gan.coregister import coregister
+
+    before = _known(job.root / "pairs")
+    pairs = coregister(
+        Manifest.read(job.root / "scenes"),
+        catalog.pairing,
+        job.root / "pairs",
+        max_failed_share=catalog.limits.max_failed_share,
+        progress=progress,
+    )
+    return _outcome("coregister", "pairs", before, pairs)
+
+
+def _tile(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
+    from rsgeo_gan.tiling import resolve_grid, tile
+
+    before = _known(job.root / "tiles")
+    scenes = Manifest.read(job.root / "scenes")
+    tiles = tile(
+        Manifest.read(job.root / "pairs"),
+        scenes,
+        resolve_grid(catalog.grid, scenes),
+        catalog.tiling,
+        job.root / "tiles",
+        progress=progress,
+    )
+    return _outcome("tile", "tiles", before, tiles)
+
+
+def _train(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
+    from rsgeo_gan.training import train
+
+    published = train(
+        job.root / "tiles" / "tiles.json",
+        catalog.training,
+        job.root / "training",
+        mode=job.train,
+        models=job.root / "models",
+        progress=progress,
+    )
+    done = "trained and published" if published.new else "kept"
+    return Outcome(
+        "train",
+        str(published.path),
+        total=1,
+        new=int(published.new),
+        note=f"checkpoint {published.digest[:12]} (recipe {published.recipe}) {done}",
+    )
+
+
+def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
+    from rsgeo_gan.inference import generate
+    from rsgeo_gan.tiling import resolve_grid
+
+    pin = read_pin(job.root / "models")
+    if pin is None:
+        raise ProductError(
+            f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan train` first, or `rsgeo-gan run`."
+        )
+    before = _known(job.root / "products")
+    scenes = Manifest.read(job.root / "scenes")
+    products = generate(
+        scenes,
+        Manifest.read(job.root / "tiles"),
+        pin.path,
+        job.root / "products",
+        directions=list(catalog.products.directions),
+        grid=resolve_grid(catalog.grid, scenes),
+        pairs=Manifest.read(job.root / "pairs"),
+        window_px=catalog.products.window_px,
+        progress=progress,
+    )
+    return _outcome("generate", "products", before, products)
+
+
+def _report(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
+    """Write the report, unless it was made from exactly what lies there now."""
+    root = job.root
+    page, seal = root / "report" / "index.html", root / "report" / ".made_from.json"
+    radius_px = catalog.training.radius_px
+    parts = [_fingerprint(root / name / f"{name}.json") for name in ("scenes", "pairs", "tiles", "products")]
+    pin = read_pin(root / "models")
+    made_from = {"parts": parts, "checkpoint": pin.digest if pin else "", "radius_px": radius_px}
+    if page.is_file() and seal.is_file() and json.loads(seal.read_text(encoding="utf-8")) == made_from:
+        progress("report", 1, 1)
+        return Outcome("report", str(page), total=1, new=0, note="nothing changed since it was written")
+    from rsgeo_gan.report import report
+
+    seal.unlink(missing_ok=True)
+    page = report(root, radius_px=radius_px, progress=progress)
+    write_json(seal, made_from)
+    return Outcome("report", str(page), total=1, new=1)
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("ingest", _ingest, network=True),
+    Stage("coregister", _coregister),
+    Stage("tile", _tile),
+    Stage("train", _train),
+    Stage("generate", _generate),
+    Stage("report", _report),
+)
+"""The chain, in order."""
+
+_IGNORED = {"created", "updated", "processing:datetime"}
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """Return the items of an earlier call, each with a digest of what it says."""
+    path = folder / f"{folder.name}.json"
+    if not path.is_file():
+        return {}
+    return {
+        item.id: _digest({**item.to_dict(), "properties": _lasting(item.properties)}) for item in Manifest.read(path)
+    }
+
+
+def _outcome(stage: str, folder: str, before: dict[str, str], manifest: Manifest) -> Outcome:
+    after = _known(manifest.path.parent)
+    new = sum(1 for name, digest in after.items() if before.get(name) != digest)
+    return Outcome(
+        stage,
+        str(manifest.path),
+        total=len(after),
+        new=new,
+        dropped=len(manifest.dropped),
+        note=f"{len(after)} {folder}",
+    )
+
+
+def _fingerprint(path: Path) -> str:
+    """Digest a collection's content without the times it was written at."""
+    if not path.is_file():
+        return ""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for feature in data.get("features", []):
+        feature["properties"] = _lasting(feature.get("properties", {}))
+    return _digest(data)
+
+
+def _lasting(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in properties.items() if key not in _IGNORED}
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,343 @@
+"""The command line: every stage and the whole chain with progress, and LightningCLI's commands untouched.
+
+Exit codes: 0 done; 1 something in the input or output is wrong and the message says what; 2 wrong usage;
+3 more scenes or pairs failed than the catalogue accepts; 4 the training process failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from typer.core import TyperGroup
+
+from rsgeo_gan import __version__
+from rsgeo_gan.catalog import Catalog
+from rsgeo_gan.chain import DIRECTIONS, STAGES, Job, Outcome, nothing_new, prepare, run_stage
+from rsgeo_gan.errors import FailedShareError, RSGeoGANError, TrainingError
+from rsgeo_gan.manifest import write_text
+from rsgeo_gan.progress import Progress
+from rsgeo_gan.training import MODES, Mode
+
+__all__ = ["app", "main"]
+
+EXIT_ERROR, EXIT_USAGE, EXIT_FAILED_SHARE, EXIT_TRAINING, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+
+_screen = Console(stderr=True)
+_debug = False
+
+
+class _Commands(TyperGroup):
+    """Turns errors meant for the user into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (RSGeoGANError, OSError) as error:
+            if _debug:
+                raise
+            _screen.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(_exit_code(error)) from error
+        except KeyboardInterrupt as error:
+            _screen.print("Interrupted. Start again to continue; finished work is kept.")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, FailedShareError):
+        return EXIT_FAILED_SHARE
+    return EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_ERROR
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 wrong input or output (the message says what), 2 wrong usage, "
+    "3 more scenes failed than the catalogue accepts, 4 the training process failed, 130 interrupted.",
+)
+
+CatalogOption = Annotated[
+    str, typer.Option("--catalog", "-c", help="Catalogue: a YAML file, or a name such as `sample`.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Output folder; a second call finishes what is missing.")]
+TrainOption = Annotated[
+    str,
+    typer.Option("--train", metavar="|".join(MODES), help="When to train; if_missing keeps a published checkpoint."),
+]
+DirectionOption = Annotated[
+    str,
+    typer.Option(
+        "--direction", metavar="|".join((*DIRECTIONS, "both")), help="What to generate; default: the catalogue's own."
+    ),
+]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="Recipe name or YAML; default: the catalogue's own.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a catalogue entry, e.g. pairing.max_gap_days=5."),
+]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what each stage does.")] = False,
+) -> None:
+    """Turn imperfectly aligned EO and SAR rasters into trained models and CRS-exact GeoTIFFs.
+
+    Begin with [bold]rsgeo-gan demo[/bold].
+    """
+    global _debug
+    _debug = debug
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=_screen, show_path=debug)], force=True)
+    logging.getLogger("rsgeo_gan").setLevel(level)
+
+
+@app.command()
+def demo(out: OutOption = Path("out/demo")) -> None:
+    """Make a small synthetic scene pair, train on it and generate: about ten minutes on two cores.
+
+    Example: rsgeo-gan demo --out out/demo
+    """
+    _run(Job("sample", str(out)))
+
+
+@app.command()
+def run(
+    out: OutOption,
+    catalog: Annotated[str | None, typer.Option("--catalog", "-c", help="Catalogue: a YAML file or a name.")] = None,
+    source: Annotated[Path | None, typer.Option(help="EO raster of your own, instead of a catalogue.")] = None,
+    target: Annotated[Path | None, typer.Option(help="SAR raster of your own, instead of a catalogue.")] = None,
+    source_sensor: Annotated[str | None, typer.Option(help="Sensor of --source; default: told from the file.")] = None,
+    target_sensor: Annotated[str | None, typer.Option(help="Sensor of --target; default: told from the file.")] = None,
+    train: TrainOption = "if_missing",
+    direction: DirectionOption = "",
+    recipe: RecipeOption = "",
+    settings: SetOption = None,
+) -> None:
+    """Run the whole chain: ingest, coregister, tile, train, generate, report.
+
+    Examples:
+
+    rsgeo-gan run --catalog catalogs/sample.yaml --out out/sample
+
+    rsgeo-gan run --source EO.tif --target SAR.tif --out out/mine --direction both
+    """
+    by_files = source is not None or target is not None
+    if by_files == (catalog is not None) or (source is None) != (target is None):
+        raise typer.BadParameter("give either --catalog, or both --source and --target", param_hint="--catalog")
+    extra = _settings(settings)
+    if source is not None and target is not None:
+        made = Catalog.for_files(
+            source, target, source_sensor=source_sensor, target_sensor=target_sensor, settings=extra
+        )
+        text = yaml.safe_dump(made.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        catalog, extra = str(write_text(out / "catalog.yaml", text)), {}
+    _run(_job(str(catalog), out, train, direction, recipe, extra))
+
+
+def _stage_command(name: str, text: str) -> None:
+    """Add one stage as a command of its own."""
+
+    def command(catalog: CatalogOption, out: OutOption, settings: SetOption = None) -> None:
+        _run(_job(catalog, out, "if_missing", "", "", _settings(settings)), (name,))
+
+    command.__doc__ = f"{text}\n\nExample: rsgeo-gan {name} --catalog catalogs/sample.yaml --out out/sample"
+    app.command(name)(command)
+
+
+_stage_command("ingest", "Find, fetch and check the scenes of a catalogue.")
+_stage_command("coregister", "Pair the scenes and measure their displacement.")
+_stage_command("tile", "Warp both sides onto one grid, once, and cut it into tiles.")
+
+
+@app.command("train")
+def train_command(
+    catalog: CatalogOption,
+    out: OutOption,
+    train: TrainOption = "if_missing",
+    recipe: RecipeOption = "",
+    settings: SetOption = None,
+) -> None:
+    """Train on the tiles, or continue a killed training, and publish the checkpoint.
+
+    Example: rsgeo-gan train --catalog catalogs/sample.yaml --out out/sample --train finetune
+    """
+    _run(_job(catalog, out, train, "", recipe, _settings(settings)), ("train",))
+
+
+@app.command()
+def generate(
+    catalog: CatalogOption, out: OutOption, direction: DirectionOption = "", settings: SetOption = None
+) -> None:
+    """Generate one GeoTIFF per scene with the published checkpoint.
+
+    Example: rsgeo-gan generate --catalog catalogs/sample.yaml --out out/sample --direction both
+    """
+    _run(_job(catalog, out, "never", direction, "", _settings(settings)), ("generate",))
+
+
+_stage_command("report", "Write the report: map, quick-looks, scores, what was dropped and why.")
+
+
+_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _lightning_command(name: str, text: str) -> None:
+    """Add one command of LightningCLI, its arguments passed on untouched."""
+
+    def command(ctx: typer.Context) -> None:
+        _lightning([name, *ctx.args])
+
+    command.__doc__ = f"{text}\n\nExample: rsgeo-gan {name} --config recipe.yaml (as `torchgeo {name}`)"
+    app.command(name, context_settings=_THROUGH, add_help_option=False)(command)
+
+
+_lightning_command("fit", "Train from a recipe, by LightningCLI.")
+_lightning_command("validate", "Evaluate a checkpoint on the validation split, by LightningCLI.")
+_lightning_command("test", "Evaluate a checkpoint on the test split, by LightningCLI.")
+_lightning_command("predict", "Predict with a checkpoint, by LightningCLI.")
+
+
+def _lightning(arguments: Sequence[str]) -> None:
+    from lightning.pytorch.cli import LightningCLI
+    from torchgeo.datamodules import BaseDataModule
+    from torchgeo.tasks import BaseTask
+
+    LightningCLI(
+        model_class=BaseTask,
+        datamodule_class=BaseDataModule,
+        seed_everything_default=0,
+        parser_kwargs={"version": __version__},
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        args=list(arguments),
+    )
+
+
+def _settings(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Read KEY=VALUE pairs, values as YAML."""
+    out: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise typer.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="--set")
+        try:
+            out[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"the value of {pair!r} is not YAML", param_hint="--set") from error
+    return out
+
+
+def _job(catalog: str, out: Path, train: str, direction: str, recipe: str, settings: dict[str, Any]) -> Job:
+    if train not in MODES:
+        raise typer.BadParameter(f"expected one of {', '.join(MODES)}, got {train!r}", param_hint="--train")
+    if direction not in ("", "both", *DIRECTIONS):
+        raise typer.BadParameter(
+            f"expected one of {', '.join(DIRECTIONS)}, both; got {direction!r}", param_hint="--direction"
+        )
+    chosen = DIRECTIONS if direction == "both" else (direction,) if direction else ()
+    mode: Mode = train  # type: ignore[assignment]  # one of MODES, checked above
+    return Job(catalog, str(out), train=mode, directions=chosen, recipe=recipe, settings=settings)
+
+
+def _run(job: Job, names: Sequence[str] = ()) -> None:
+    """Run stages of a job with one bar each, then say what came of it."""
+    signal.signal(signal.SIGTERM, _terminated)
+    prepare(job)
+    chosen = [stage.name for stage in STAGES if not names or stage.name in names]
+    outcomes: list[Outcome] = []
+    for name in chosen:
+        with _bar(name) as progress:
+            outcome = run_stage(name, job, progress)
+        outcomes.append(outcome)
+        _screen.print(_line(outcome), highlight=False, markup=False)
+    if not names:
+        _close(job, outcomes)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _line(outcome: Outcome) -> str:
+    parts = [outcome.note or f"{outcome.total} items", f"{outcome.new} new" if outcome.new else "nothing new"]
+    if outcome.dropped:
+        parts.append(f"{outcome.dropped} dropped (reasons in {outcome.path})")
+    return f"{outcome.stage:>10}  {', '.join(parts)}"
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Progress]:
+    """Draw one stage's bar with its remaining time; gone when the stage ends."""
+    columns = (
+        TextColumn("{task.fields[stage]:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Bars(*columns, console=_screen, transient=True) as bars:
+        task = bars.add_task("", total=None, stage=name)
+
+        def report(label: str, done: int, total: int) -> None:
+            bars.update(task, description="" if label == name else label, completed=done, total=total or None)
+
+        yield report
+
+
+def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
+    """Print the scores, the products and the way to the report."""
+    console = Console()
+    root = job.root
+    products = sorted((root / "products").rglob("*.tif"))
+    rows = _headline(root)
+    if rows:
+        table = Table(title="Scores of the generated rasters", title_justify="left")
+        for column in rows[0]:
+            table.add_column(column, justify="left" if column == next(iter(rows[0])) else "right")
+        for row in rows:
+            table.add_row(*(str(value) for value in row.values()))
+        console.print(table)
+    if nothing_new(list(outcomes)):
+        console.print("Nothing new: everything was done already.", highlight=False)
+    console.print(f"{len(products)} products in {root / 'products'}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def _headline(root: Path) -> list[dict[str, Any]]:
+    from rsgeo_gan.report import headline
+
+    return list(headline(root))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with an exit code."""
+    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="rsgeo-gan")
+
+
+if __name__ == "__main__":
+    main()

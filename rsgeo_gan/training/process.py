@@ -1,0 +1,296 @@
+"""Runs `rsgeo-gan fit` as a process of its own, so that it can be killed, resumed and watched.
+
+The folder of a training is a function of what it is trained on (recipe, band counts, overrides, tiles and
+starting weights). A training that was killed is therefore found again and continues from its last
+checkpoint; one that is still running, because only the process that started it died, is waited for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from rsgeo_gan import raster
+from rsgeo_gan.catalog import Training
+from rsgeo_gan.errors import CatalogError, CheckpointError, ProductError, SourceError, TrainingError
+from rsgeo_gan.manifest import Manifest, asset_path, write_text
+from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.training.pins import Published, publish, read_pin
+from rsgeo_gan.training.recipes import fit_channels, read_recipe, with_overrides
+
+__all__ = ["MODES", "Mode", "train"]
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["never", "if_missing", "finetune", "scratch"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+FINETUNE_SHARE = 0.2
+"""Epochs of a refinement, as a share of the recipe's own."""
+
+_POLL_S = 0.5
+_LOG_LINES = 15
+_PROGRESS = "progress.json"
+
+
+def train(
+    tiles: Path | str,
+    training: Training,
+    out: Path,
+    *,
+    mode: Mode = "if_missing",
+    models: Path,
+    progress: Progress = silent,
+) -> Published:
+    """Make sure there is a published checkpoint, training one where the mode asks for it.
+
+    Args:
+        tiles: Tile collection or its folder.
+        training: Recipe, seed and overrides of the catalogue.
+        out: Folder of trainings; each gets a folder of its own, named by a digest of what it depends on.
+        mode: `never` takes the pinned checkpoint, `if_missing` trains when there is none, `finetune` continues
+            from the pinned weights on tiles they have not seen, `scratch` trains anew.
+        models: Folder of published checkpoints and their pin.
+        progress: Receives finished and all training batches.
+
+    Returns:
+        The published checkpoint; `new` says whether the pin moved.
+
+    Raises:
+        CheckpointError: If the mode needs a pinned checkpoint and there is none, or it is damaged.
+        CatalogError: If the recipe cannot be found or read.
+        SourceError: If there are no training tiles.
+        TrainingError: If the training process fails; ends with the last lines of its log.
+    """
+    if mode not in MODES:
+        raise CatalogError(f"Training mode {mode!r} is unknown; expected one of {', '.join(MODES)}.")
+    pin = read_pin(models)
+    if mode == "never" and pin is None:
+        raise CheckpointError(
+            f"No checkpoint is published in {models}, and training is switched off (train: never). "
+            "Use train: if_missing, or copy a models folder there."
+        )
+    if pin is not None and mode in {"never", "if_missing"}:
+        _say_if_other_recipe(pin, training.recipe)
+        progress("train", 1, 1)
+        return pin
+
+    manifest = Manifest.read(tiles)
+    seen = _digest_of_tiles(manifest)
+    start = pin if mode == "finetune" else None
+    if start is not None and start.trained_on == seen:
+        logger.info("finetune: checkpoint %s has seen these tiles already, nothing new to learn", start.digest[:12])
+        progress("train", 1, 1)
+        return start
+    recipe = _complete_recipe(manifest, training, start)
+    folder = out / _digest(recipe, seen, start.digest if start else "")
+    checkpoint = _fit(folder, _with_paths(recipe, manifest.path, folder, start), progress)
+    published = publish(checkpoint, models, recipe=training.recipe, trained_on=seen)
+    if pin is not None and pin.digest == published.digest:
+        return pin
+    return published
+
+
+def _say_if_other_recipe(pin: Published, recipe: str) -> None:
+    if pin.recipe != Path(recipe).stem:
+        logger.warning(
+            "Checkpoint %s was trained with recipe %s, the catalogue names %s; it is used as it is. "
+            "Train with mode scratch to replace it.",
+            pin.path.name,
+            pin.recipe,
+            recipe,
+        )
+
+
+def _training_items(manifest: Manifest) -> list[Any]:
+    items = [item for item in manifest if item.properties.get("rsgeo:split") == "train"]
+    if not items:
+        raise SourceError(
+            f"{manifest.path} has no tiles of the split 'train' ({len(manifest)} tiles in all). Lower "
+            "tiling.min_valid, val_share or test_share, or give scenes that overlap more."
+        )
+    return items
+
+
+def _digest_of_tiles(manifest: Manifest) -> str:
+    seen = sorted((item.id, item.properties.get("rsgeo:pair")) for item in _training_items(manifest))
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def _complete_recipe(manifest: Manifest, training: Training, start: Published | None) -> dict[str, Any]:
+    """Fill in band counts, seed, the catalogue's overrides and, for a refinement, fewer epochs."""
+    first = _training_items(manifest)[0]
+    bands = {side: raster.inspect(Path(asset_path(first, side))).count for side in ("source", "target")}
+    recipe = fit_channels(read_recipe(training.recipe), bands["source"], bands["target"])
+    recipe["seed_everything"] = training.seed
+    trainer = recipe.setdefault("trainer", {})
+    data = recipe.setdefault("data", {}).setdefault("init_args", {})
+    if "radius_px" in data:
+        data["radius_px"] = training.radius_px
+    if start is not None:
+        for limit in ("max_epochs", "max_steps"):
+            if isinstance(trainer.get(limit), int) and trainer[limit] > 0:
+                trainer[limit] = max(1, round(trainer[limit] * FINETUNE_SHARE))
+    return with_overrides(recipe, training.overrides)
+
+
+def _digest(recipe: dict[str, Any], seen: str, start: str) -> str:
+    """Name a training by what it depends on; folders are left out, so a moved run is found again."""
+    text = json.dumps([recipe, seen, start], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _with_paths(recipe: dict[str, Any], tiles: Path, folder: Path, start: Published | None) -> dict[str, Any]:
+    """Add what belongs to this place: tiles, folders, checkpoints, progress."""
+    recipe = json.loads(json.dumps(recipe))
+    recipe["data"]["init_args"]["tiles"] = str(tiles.resolve())
+    trainer = recipe["trainer"]
+    trainer["default_root_dir"] = str(folder.resolve())
+    trainer["enable_progress_bar"] = False
+    trainer.setdefault(
+        "logger",
+        [
+            {
+                "class_path": f"lightning.pytorch.loggers.{name}",
+                "init_args": {"save_dir": ".", "name": "", "version": ""},
+            }
+            for name in ("TensorBoardLogger", "CSVLogger")
+        ],
+    )
+    loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
+    for entry in loggers:
+        if isinstance(entry, dict):
+            entry.setdefault("init_args", {})["save_dir"] = str(folder.resolve())
+
+    callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    savers = [entry for entry in callbacks if str(entry.get("class_path", "")).endswith("ModelCheckpoint")]
+    if not savers:
+        savers = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}]
+        callbacks.append(savers[0])
+    for number, entry in enumerate(savers):
+        arguments = entry.setdefault("init_args", {})
+        arguments["dirpath"] = str((folder / "checkpoints" / (str(number) if number else "")).resolve())
+        arguments.setdefault("save_last", True)
+    mine = "rsgeo_gan.training.callbacks"
+    if start is not None:
+        callbacks.insert(0, {"class_path": f"{mine}.StartFrom", "init_args": {"path": str(start.path.resolve())}})
+    callbacks.append({"class_path": f"{mine}.ProgressFile", "init_args": {"path": str((folder / _PROGRESS).resolve())}})
+    trainer["callbacks"] = callbacks
+    return recipe
+
+
+def _fit(folder: Path, recipe: dict[str, Any], progress: Progress) -> Path:
+    """Train in a folder, or find that it was done; return the checkpoint."""
+    config = write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
+    with _lock(folder, progress) as lock:
+        done = _finished(folder)
+        if done is not None:
+            logger.info("training %s was finished before, its checkpoint is used", folder.name)
+            progress("train", 1, 1)
+            return done
+        (folder / _PROGRESS).unlink(missing_ok=True)
+        command = [sys.executable, "-m", "rsgeo_gan.cli", "fit", "--config", str(config)]
+        last = folder / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            logger.info("training %s continues from its last checkpoint", folder.name)
+            command += ["--ckpt_path", str(last)]
+        code = _watch(command, folder, lock, progress)
+    done = _finished(folder)
+    if code != 0 or done is None:
+        raise TrainingError(
+            f"Training {folder} ended with exit status {code}; the last lines of {folder / 'train.log'}:\n"
+            f"{_tail(folder / 'train.log')}\nStart again to continue from the last checkpoint."
+        )
+    return done
+
+
+def _watch(command: list[str], folder: Path, lock: int, progress: Progress) -> int:
+    """Run the command, its output in train.log, reporting until it ends; end it if we are ended."""
+    with (folder / "train.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,)
+        )
+        try:
+            while process.poll() is None:
+                _report(folder, progress)
+                time.sleep(_POLL_S)
+            _report(folder, progress)
+            return process.returncode
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+
+@contextmanager
+def _lock(folder: Path, progress: Progress) -> Iterator[int]:
+    """Hold the folder; the training process inherits the lock and keeps it if we are killed.
+
+    Waits while another process holds it, reporting that one's progress.
+    """
+    try:
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ProductError(f"Cannot write {folder}: {error.strerror}. Choose a folder you may write to.") from error
+    try:
+        said = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    logger.warning("training %s is running in another process; waiting for it", folder.name)
+                    said = True
+                _report(folder, progress)
+                time.sleep(_POLL_S)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _report(folder: Path, progress: Progress) -> None:
+    state = _state(folder)
+    if state:
+        progress("train", int(state.get("done", 0)), int(state.get("total", 0)))
+
+
+def _finished(folder: Path) -> Path | None:
+    """Return the checkpoint of a training that reached its end; only its name is trusted, not its folder."""
+    state = _state(folder)
+    if state.get("state") != "finished" or not state.get("checkpoint"):
+        return None
+    name = Path(str(state["checkpoint"])).name
+    found = sorted((folder / "checkpoints").rglob(name))
+    return found[0] if found else None
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return "\n".join(lines[-_LOG_LINES:])

@@ -1,0 +1,119 @@
+"""Recipes as plain dictionaries: find them by name, read them, fit them to the data at hand."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsgeo_gan.errors import CatalogError
+
+__all__ = ["find_recipe", "fit_channels", "read_recipe", "recipe_names", "with_overrides"]
+
+Scalar = str | int | float | bool | None
+
+CHANNELS: dict[str, dict[str, str]] = {
+    "generator": {"in_channels": "source", "out_channels": "target"},
+    "generator_back": {"in_channels": "target", "out_channels": "source"},
+    "discriminator": {"in_channels": "target"},
+    "discriminator_back": {"in_channels": "source"},
+}
+"""Which side's band count each network of a translation takes."""
+
+
+def recipe_names() -> list[str]:
+    """List the recipes that come with the package."""
+    folder = files("rsgeo_gan") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Find a recipe by the name it has in the package, or by its path.
+
+    Raises:
+        CatalogError: If there is neither such a recipe nor such a file; lists the known names.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} and path.is_file():
+        return path
+    packaged = Path(str(files("rsgeo_gan") / "recipes" / f"{name}.yaml"))
+    if packaged.parent.name == "recipes" and packaged.is_file():
+        return packaged
+    known = ", ".join(recipe_names()) or "none"
+    raise CatalogError(
+        f"Recipe {name!r} not found: expected the path of a YAML file or one of the package's recipes ({known})."
+    )
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Read a recipe as the dictionary LightningCLI would get.
+
+    Raises:
+        CatalogError: If the recipe is missing, is not YAML or has no `model`.
+    """
+    path = find_recipe(name)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CatalogError(f"Recipe {path} is not readable as YAML: {error}") from error
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), dict):
+        raise CatalogError(
+            f"Recipe {path} has no mapping `model`; expected `class_path` and `init_args` as LightningCLI does."
+        )
+    return recipe
+
+
+def with_overrides(recipe: Mapping[str, Any], overrides: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Return a copy of the recipe with values replaced by their dotted keys.
+
+    `init_args` may be left out, as on LightningCLI's command line: `model.weights.pair` reaches
+    `model.init_args.weights.pair`.
+
+    Raises:
+        CatalogError: If a key passes through something that is not a mapping.
+    """
+    out = copy.deepcopy(dict(recipe))
+    for key, value in overrides.items():
+        node: dict[str, Any] = out
+        parts = key.split(".")
+        for part in parts[:-1]:
+            node = _child(_arguments(node, part), part, key)
+        _arguments(node, parts[-1])[parts[-1]] = value
+    return out
+
+
+def fit_channels(recipe: Mapping[str, Any], source_bands: int, target_bands: int) -> dict[str, Any]:
+    """Return a copy of the recipe whose networks take and give the band counts of the tiles.
+
+    Only networks the recipe names are touched (see `CHANNELS`).
+    """
+    counts = {"source": source_bands, "target": target_bands}
+    out = copy.deepcopy(dict(recipe))
+    arguments = out["model"].setdefault("init_args", {})
+    for network, channels in CHANNELS.items():
+        if isinstance(arguments.get(network), dict):
+            sizes = arguments[network].setdefault("init_args", {})
+            sizes.update({name: counts[side] for name, side in channels.items()})
+    return out
+
+
+def _arguments(node: dict[str, Any], key: str) -> dict[str, Any]:
+    """Step into `init_args` where the key belongs there."""
+    if "class_path" in node and key not in {"class_path", "init_args", "dict_kwargs"}:
+        arguments: dict[str, Any] = node.setdefault("init_args", {})
+        return arguments
+    return node
+
+
+def _child(node: dict[str, Any], part: str, key: str) -> dict[str, Any]:
+    child = node.setdefault(part, {})
+    if not isinstance(child, dict):
+        raise CatalogError(
+            f"Override {key!r}: {part!r} is {child!r}, not a mapping; expected a dotted key such as "
+            "`trainer.max_epochs` or `model.weights.pair`."
+        )
+    return child
