@@ -205,9 +205,10 @@ def _read(
     if bottom <= top or right <= left:
         return values, valid
     inside = Window(left, top, right - left, bottom - top)
-    at = np.s_[top - int(window.row_off) : bottom - int(window.row_off)], np.s_[
-        left - int(window.col_off) : right - int(window.col_off)
-    ]
+    at = (
+        np.s_[top - int(window.row_off) : bottom - int(window.row_off)],
+        np.s_[left - int(window.col_off) : right - int(window.col_off)],
+    )
     values[:, *at] = dataset.read(indexes, window=inside)
     flags = [dataset.mask_flag_enums[i - 1] for i in indexes]
     if all("all_valid" in {flag.name for flag in band} for band in flags):
@@ -436,7 +437,9 @@ class StripWriter:
     @staticmethod
     def _env() -> rasterio.Env:
         return rasterio.Env(
-            GDAL_TIFF_INTERNAL_MASK=True, GDAL_CACHEMAX=GDAL_CACHE_MIB, GDAL_TIFF_DEFLATE_SUBCODEC="LIBDEFLATE"
+            GDAL_TIFF_INTERNAL_MASK=True,
+            GDAL_CACHEMAX=GDAL_CACHE_MIB << 20,
+            GDAL_TIFF_DEFLATE_SUBCODEC="LIBDEFLATE",
         )
 
     def write(self, array: np.ndarray, row: int, valid: np.ndarray | None = None) -> None:
@@ -512,7 +515,7 @@ class StripWriter:
                 finished = self._finish() if self.cog else self._staged
                 with rasterio.open(finished) as check:
                     check.read(1, window=Window(check.width - 1, check.height - 1, 1, 1))
-                os.replace(finished, self.path)
+                finished.replace(self.path)
         except (OSError, RasterioError) as error:
             raise self._cannot(error) from error
         finally:

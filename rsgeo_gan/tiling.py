@@ -1,0 +1,462 @@
+"""Pairs to tiles: one warp per side (reprojection, displacement and regridding together), mask, split.
+
+Every tile is a folder with `source.tif`, `target.tif` and its own STAC item, written last; the item collection
+beside them is gathered from these. A tile whose inputs have not changed is never made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pystac
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+
+from rsgeo_gan import raster
+from rsgeo_gan.catalog import GridSettings, Tiling
+from rsgeo_gan.errors import GridError, SourceError
+from rsgeo_gan.grid import Displacement, Grid
+from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, make_item, safe_name, write_json
+from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.sensors import Sensor, get_sensor
+
+__all__ = ["Side", "resolve_grid", "side_of", "sides_of_pair", "tile"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Part of every tile's key: a change of what tiles hold makes them anew."""
+
+Index = tuple[int, int]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a pair, ready to be read on any box.
+
+    Attributes:
+        item: The scene's STAC item.
+        sensor: Its sensor, reduced to the wanted bands.
+        bands: Indexes of these bands in the file, counted from 1.
+        displacement: Applied when the side is read; model "none" for the geometric reference.
+    """
+
+    item: pystac.Item
+    sensor: Sensor
+    bands: tuple[int, ...]
+    displacement: Displacement
+
+    @property
+    def path(self) -> str:
+        """Where the scene's raster lies."""
+        return asset_path(self.item, "data")
+
+    def read(self, box: GeoBox) -> np.ndarray:
+        """Read aligned content with a single resampling.
+
+        Args:
+            box: Where pixels are wanted.
+
+        Returns:
+            float32 of shape (C, H, W), NaN where invalid (nodata, mask, cloud classes): DN of optical and
+            display sensors, dB of physical SAR (resampled in linear power).
+        """
+        there = self.displacement.apply(box)
+        kernel = "cubic" if self.sensor.modality == "optical" else "bilinear"
+        values = raster.warp(
+            self.path,
+            there,
+            bands=self.bands,
+            resampling=kernel,
+            nodata=self.sensor.nodata,
+            prepare=self.sensor.to_linear,
+        )
+        values = self.sensor.linear_to_analysis(values)
+        values[:, np.isnan(values).any(axis=0)] = np.nan
+        bad = self.item.properties.get("rsgeo:invalid_classes") or []
+        if "scl" in self.item.assets and bad:
+            classes = raster.warp(asset_path(self.item, "scl"), there, bands=[1], resampling="nearest")[0]
+            values[:, np.isin(classes, bad)] = np.nan
+        return values
+
+    @property
+    def offset(self) -> float:
+        """Offset of analysis = raw · scale + offset, with the scene's own radiometric offset in it."""
+        offset_dn = float(self.item.properties.get("rsgeo:offset_dn") or 0)
+        return self.sensor.offset + offset_dn * self.sensor.scale
+
+    def key(self) -> list[Any]:
+        """Everything that the pixels of this side depend on, in plain JSON types."""
+        properties = self.item.properties
+        facts = [properties.get(name) for name in ("rsgeo:offset_dn", "rsgeo:invalid_classes", "proj:transform")]
+        path = Path(self.path)
+        stamp = path.stat().st_mtime_ns if path.exists() else None
+        moved = self.displacement.to_dict() if self.displacement.model != "none" else None
+        return [self.item.id, self.sensor.name, list(self.bands), facts, stamp, moved]
+
+
+def side_of(item: pystac.Item, displacement: Displacement | None = None) -> Side:
+    """Prepare a scene for reading.
+
+    Args:
+        item: A scene's STAC item, as `ingest` writes it.
+        displacement: Where its content lies relative to the reference; None for the reference itself.
+
+    Returns:
+        The side.
+    """
+    properties = item.properties
+    sensor = get_sensor(properties["rsgeo:sensor"]).select(properties.get("rsgeo:bands"))
+    bands = tuple(int(i) for i in properties.get("rsgeo:band_indexes") or range(1, len(sensor.bands) + 1))
+    return Side(item, sensor, bands, displacement or Displacement.none(item_box(item), reason="reference"))
+
+
+def sides_of_pair(pair: pystac.Item, scenes: Manifest) -> tuple[Side, Side]:
+    """Prepare both sides of a pair; the one that is not the reference carries the displacement.
+
+    Args:
+        pair: A pair's STAC item, as `coregister` writes it.
+        scenes: The scenes.
+
+    Returns:
+        Source and target.
+    """
+    properties = pair.properties
+    source, target = scenes.get(properties["rsgeo:source_item"]), scenes.get(properties["rsgeo:target_item"])
+    displacement = Displacement.from_dict(properties["rsgeo:displacement"])
+    applied = displacement if properties.get("rsgeo:reliable", displacement.reliable) else None
+    if properties.get("rsgeo:reference", "source") == "source":
+        return side_of(source), side_of(target, applied)
+    return side_of(source, applied), side_of(target)
+
+
+def resolve_grid(settings: GridSettings, scenes: Manifest, known: Path | None = None) -> Grid:
+    """Decide the grid of a study area.
+
+    What the settings leave "auto" comes from the first optical scene (by id): its CRS when that is projected,
+    else the UTM zone of its centre; its pixel size; its pixel lattice, so that it needs no resampling.
+
+    Args:
+        settings: The catalogue's `grid`.
+        scenes: Scenes to take the rest from.
+        known: An earlier `tiles.json`; its grid is kept where settings are "auto", so that new scenes do not
+            move old tiles.
+
+    Returns:
+        The grid.
+
+    Raises:
+        GridError: If the CRS is geographic, or there is no scene to take the rest from.
+    """
+    auto = settings.crs == "auto" or settings.gsd_m == "auto"
+    if auto and known is not None and known.exists():
+        kept = Grid.from_dict(Manifest.read(known).extra["rsgeo:grid"])
+        if kept.tile_px == settings.tile_px:
+            return kept
+    if not auto:
+        return _checked(Grid(settings.crs, float(settings.gsd_m), settings.tile_px))
+    if not scenes.items:
+        raise GridError(
+            "The grid is to be taken from the scenes, but there are none. Declare `grid.crs` and `grid.gsd_m`."
+        )
+    optical = [item for item in scenes if get_sensor(item.properties["rsgeo:sensor"]).modality == "optical"]
+    box = item_box(min(optical or scenes.items, key=lambda item: item.id))
+    wanted = box.crs if settings.crs == "auto" and box.crs.projected else settings.crs
+    if wanted == "auto":
+        wanted = "utm"
+    straight = box.axis_aligned and math.isclose(abs(box.resolution.x), abs(box.resolution.y), rel_tol=1e-6)
+    if wanted != box.crs or not straight:
+        box = box.to_crs(wanted, resolution="auto")
+    gsd = abs(box.resolution.x) if settings.gsd_m == "auto" else float(settings.gsd_m)
+    if abs(gsd - round(gsd)) < 0.05 * gsd and (wanted == "utm" or not straight):
+        gsd = float(round(gsd))
+    corner = box.affine * (0, 0)
+    return _checked(Grid(_code(box), float(gsd), settings.tile_px, (float(corner[0]), float(corner[1]))))
+
+
+def _code(box: GeoBox) -> str:
+    epsg = box.crs.to_epsg()
+    return f"EPSG:{epsg}" if epsg else box.crs.to_wkt()
+
+
+def _checked(grid: Grid) -> Grid:
+    if not grid.spec.crs.projected:
+        raise GridError(
+            f"The grid needs a projected CRS with metres, got {grid.crs}; declare a UTM zone in `grid.crs`, or auto."
+        )
+    return grid
+
+
+def tile(
+    pairs: Manifest,
+    scenes: Manifest,
+    grid: Grid,
+    settings: Tiling,
+    out: Path,
+    *,
+    max_failed_share: float = 0.5,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Cut pairs into tiles on one grid.
+
+    Args:
+        pairs: What `coregister` left.
+        scenes: What `ingest` left.
+        grid: The grid.
+        settings: The catalogue's `tiling`.
+        out: Folder of the tiles; `tiles.json` is written there.
+        max_failed_share: Share of tiles that may be unreadable before the stage fails.
+        workers: Threads; the number of processors when None.
+        progress: Receives finished and all tiles.
+
+    Returns:
+        Tiles as STAC items, with `rsgeo:split`, `rsgeo:usable` and what co-registration knows.
+
+    Raises:
+        SourceError: If too large a share of the tiles cannot be made.
+        ProductError: If the folder cannot be written.
+    """
+    manifest = Manifest(out / "tiles.json")
+    before = Manifest.open(manifest.path)
+    jobs = [job for pair in pairs for job in _jobs(pair, scenes, grid, settings, out)]
+    blocks = _Blocks(settings, before.extra.get("rsgeo:splits", {}), grid)
+    blocks.assign({job.index for job in jobs})
+    manifest.extra = {"rsgeo:grid": grid.to_dict(), "rsgeo:splits": blocks.to_dict()}
+    progress("tile", 0, len(jobs))
+    skipped: Counter[str] = Counter()
+    failed = 0
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for done, (job, outcome) in enumerate(zip(jobs, pool.map(_attempt, jobs), strict=True), start=1):
+            if isinstance(outcome, pystac.Item):
+                outcome.properties["rsgeo:split"] = blocks.split(job.index)
+                outcome.properties["rsgeo:usable"] = blocks.usable(job.index)
+                manifest.add(outcome)
+            elif isinstance(outcome, str):
+                skipped[outcome] += 1
+            else:
+                failed += 1
+                manifest.drop(job.id, "tile", "unreadable", str(outcome))
+                logger.warning("tile %s left out: %s", job.id, outcome)
+            progress("tile", done, len(jobs))
+    manifest.extra["rsgeo:skipped"] = dict(skipped)
+    for pair in pairs:
+        if not any(item.properties["rsgeo:pair"] == pair.id for item in manifest):
+            manifest.drop(
+                pair.id,
+                "tile",
+                "no tiles",
+                f"No tile of this pair holds {settings.min_valid:.0%} valid pixels on both sides.",
+            )
+    manifest.save()
+    check_share(failed, len(jobs), max_failed_share, "tile", manifest.path)
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Job:
+    pair: pystac.Item
+    source: Side
+    target: Side
+    index: Index
+    box: GeoBox
+    out: Path
+    min_valid: float
+
+    @property
+    def id(self) -> str:
+        return safe_name(f"{self.pair.id}_{Grid.tile_id(self.index)}")
+
+    def digest(self) -> str:
+        facts = [
+            FORMAT,
+            self.min_valid,
+            list(self.box.affine[:6]),
+            str(self.box.crs),
+            self.source.key(),
+            self.target.key(),
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _jobs(pair: pystac.Item, scenes: Manifest, grid: Grid, settings: Tiling, out: Path) -> Iterator[_Job]:
+    source, target = sides_of_pair(pair, scenes)
+    common = _footprint(source, grid) & _footprint(target, grid)
+    if common.is_empty:
+        return
+    for index in grid.indices(common):
+        yield _Job(pair, source, target, index, grid.box(index), out, settings.min_valid)
+
+
+def _footprint(side: Side, grid: Grid) -> Geometry:
+    return item_box(side.item).footprint(grid.spec.crs, npoints=32)
+
+
+def _attempt(job: _Job) -> pystac.Item | str | Exception:
+    """Make one tile, or say in a code why it is skipped, or return what went wrong."""
+    try:
+        return _make(job)
+    except (SourceError, GridError) as error:
+        return error
+
+
+def _make(job: _Job) -> pystac.Item | str:
+    folder, digest = job.out / job.id, job.digest()
+    record = folder / "item.json"
+    if record.exists():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known.get("rsgeo:digest") == digest:
+            return _item(job, known) if known["rsgeo:valid_share"] >= job.min_valid else "too little valid data"
+    source = job.source.read(job.box)
+    both = ~np.isnan(source[0])
+    target = job.target.read(job.box) if both.mean() >= job.min_valid else None
+    if target is not None:
+        both &= ~np.isnan(target[0])
+    share = float(both.mean()) if target is not None else 0.0
+    known = {"rsgeo:digest": digest, "rsgeo:valid_share": share}
+    if target is not None and share >= job.min_valid:
+        _store(folder / "source.tif", source, job.source, job.box)
+        _store(folder / "target.tif", target, job.target, job.box)
+    write_json(record, known)
+    return _item(job, known) if share >= job.min_valid else "too little valid data"
+
+
+def _store(path: Path, values: np.ndarray, side: Side, box: GeoBox) -> None:
+    """Write one side of a tile in the form of `analysis = raw · scale + offset`, with its mask."""
+    valid = ~np.isnan(values[0])
+    sensor, info = side.sensor, raster.inspect(side.path)
+    whole = np.dtype(info.dtype).kind in "ui" and not (sensor.modality == "sar" and sensor.physical)
+    if not whole:
+        stored, nodata = values, float("nan")
+    else:
+        limits = np.iinfo(info.dtype)
+        nodata = info.nodata if info.nodata is not None else sensor.nodata
+        kept = np.clip(np.rint(np.where(valid, values, 0)), limits.min, limits.max)
+        if nodata is not None:
+            kept = np.where(valid & (kept == nodata), nodata + 1, kept)
+        stored = np.where(valid, kept, 0 if nodata is None else nodata).astype(info.dtype)
+    raster.write(
+        path,
+        stored,
+        box,
+        valid=valid,
+        nodata=nodata,
+        names=sensor.band_names,
+        unit=sensor.analysis_unit,
+        scale=sensor.scale,
+        offset=side.offset,
+        tags={"RSGEO_SENSOR": sensor.name, "RSGEO_SCENE": side.item.id},
+        cog=False,
+    )
+
+
+def _item(job: _Job, known: Mapping[str, Any]) -> pystac.Item:
+    pair = job.pair.properties
+    folder = job.out / job.id
+    return make_item(
+        job.id,
+        job.box,
+        when=job.source.item.datetime or job.pair.datetime,
+        properties={
+            "rsgeo:pair": job.pair.id,
+            "rsgeo:source_item": job.source.item.id,
+            "rsgeo:target_item": job.target.item.id,
+            "rsgeo:source_sensor": job.source.item.properties["rsgeo:sensor"],
+            "rsgeo:target_sensor": job.target.item.properties["rsgeo:sensor"],
+            "rsgeo:index": list(job.index),
+            "rsgeo:residual_px": pair.get("rsgeo:residual_px"),
+            "rsgeo:confidence": pair.get("rsgeo:confidence"),
+            **known,
+        },
+        assets={"source": (folder / "source.tif").resolve(), "target": (folder / "target.tif").resolve()},
+    )
+
+
+class _Blocks:
+    """Which block of tiles belongs to which split, for good: a block keeps its split when scenes are added."""
+
+    def __init__(self, settings: Tiling, known: Mapping[str, str], grid: Grid) -> None:
+        self.settings = settings
+        self.size = settings.block_tiles
+        self.buffer = settings.buffer_px
+        self.side = grid.tile_px
+        self.splits: dict[Index, Split] = {}
+        for name, split in known.items():
+            if name == "block_tiles":
+                self.size = int(split)
+            else:
+                col, row = name.split(",")
+                self.splits[int(col), int(row)] = cast(Split, split)
+
+    def block(self, index: Index) -> Index:
+        return index[0] // self.size, index[1] // self.size
+
+    def assign(self, indices: set[Index]) -> None:
+        """Give new blocks a split so that the wanted shares are kept as closely as whole blocks allow."""
+        if not self.splits:
+            while self.size > 1 and len({self.block(index) for index in indices}) < 4:
+                self.size -= 1
+        blocks = {self.block(index) for index in indices}
+        new = sorted(blocks - set(self.splits), key=self._shuffled)
+        counts = Counter(self.splits.values())
+        total = len(self.splits) + len(new)
+        wanted = {
+            "val": self._wanted(self.settings.val_share, total),
+            "test": self._wanted(self.settings.test_share, total),
+        }
+        for block in new:
+            split: Split = "train"
+            if counts["train"]:
+                for name in ("val", "test"):
+                    if counts[name] < wanted[name]:
+                        split = cast(Split, name)
+                        break
+            counts[split] += 1
+            self.splits[block] = split
+
+    @staticmethod
+    def _wanted(share: float, total: int) -> int:
+        return 0 if share <= 0 or total < 3 else max(1, round(share * total))
+
+    def _shuffled(self, block: Index) -> str:
+        return hashlib.sha256(f"{self.settings.seed}:{block[0]}:{block[1]}".encode()).hexdigest()
+
+    def split(self, index: Index) -> Split:
+        return self.splits[self.block(index)]
+
+    def usable(self, index: Index) -> list[int]:
+        """Column, row, width and height of the part that patches may touch.
+
+        A training tile keeps `buffer_px` away from validation and test tiles, a validation tile from test tiles.
+        """
+        rank = {"train": 0, "val": 1, "test": 2}
+        mine = rank[self.split(index)]
+
+        def foreign(step: Index) -> bool:
+            other = self.splits.get(self.block((index[0] + step[0], index[1] + step[1])))
+            return other is not None and rank[other] > mine
+
+        west, east, north, south = (foreign(step) for step in ((-1, 0), (1, 0), (0, 1), (0, -1)))
+        for corner in ((-1, 1), (-1, -1), (1, 1), (1, -1)):
+            touched = (west if corner[0] < 0 else east) or (north if corner[1] > 0 else south)
+            if foreign(corner) and not touched:
+                west, east = west or corner[0] < 0, east or corner[0] > 0
+        left, right, top, bottom = (self.buffer * side for side in (west, east, north, south))
+        width, height = max(0, self.side - left - right), max(0, self.side - top - bottom)
+        return [left, top, width, height]
+
+    def to_dict(self) -> dict[str, str]:
+        described = {f"{col},{row}": str(split) for (col, row), split in sorted(self.splits.items())}
+        return {"block_tiles": str(self.size), **described}
