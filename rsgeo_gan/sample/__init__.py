@@ -1,0 +1,8 @@
+"""The embedded scene pair: procedural optical and radar scenes of one landscape, with known displacement."""
+
+from __future__ import annotations
+
+from rsgeo_gan.sample.landscape import Cover
+from rsgeo_gan.sample.scenes import make
+
+__all__ = ["Cover", "make"]
