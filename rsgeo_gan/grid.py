@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from affine import Affine
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from odc.geo.gridspec import GridSpec
@@ -19,19 +20,41 @@ from pyproj import Transformer
 
 from rsgeo_gan.errors import GridError
 
-__all__ = ["Displacement", "Grid", "box_from_dict", "box_to_dict", "same_lattice"]
+__all__ = ["Displacement", "Grid", "box_from_dict", "box_to_dict", "crs_code", "crs_of", "same_lattice", "transformed"]
 
 LATTICE_TOLERANCE_PX = 1e-4
 """Two grids whose pixel corners differ by less than this are one lattice: no resampling between them."""
 
 
+def crs_of(box: GeoBox) -> CRS:
+    """Return the CRS of a box.
+
+    Raises:
+        GridError: If it has none.
+    """
+    if box.crs is None:
+        raise GridError(f"A box of {tuple(box.shape)} pixels has no CRS: expected one. Give the CRS of the raster.")
+    return box.crs
+
+
+def crs_code(box: GeoBox) -> str:
+    """Return the CRS of a box as `EPSG:n`, or as WKT where there is no such code."""
+    epsg = crs_of(box).to_epsg()
+    return f"EPSG:{epsg}" if epsg else crs_of(box).to_wkt()
+
+
+def transformed(affine: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Apply an affine transform to arrays of coordinates, in float64."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
 def box_to_dict(box: GeoBox) -> dict[str, Any]:
     """Describe a box in plain JSON types, without loss: `shape`, `transform` and `crs`."""
-    epsg = box.crs.to_epsg()
     return {
         "shape": [int(box.shape.y), int(box.shape.x)],
         "transform": [float(value) for value in box.affine[:6]],
-        "crs": f"EPSG:{epsg}" if epsg else box.crs.to_wkt(),
+        "crs": crs_code(box),
     }
 
 
@@ -185,7 +208,8 @@ class Displacement:
         a, b, c, d, e, f = self.matrix
         height, width = self.geobox.shape
         about = Affine.translation(width / 2, height / 2)
-        return about * Affine(1 + b, c, a, e, 1 + f, d) * ~about
+        moved: Affine = about * Affine(1 + b, c, a, e, 1 + f, d) * ~about
+        return moved
 
     def at(self, col: Any, row: Any) -> tuple[np.ndarray, np.ndarray]:
         """Evaluate the displacement.
@@ -223,11 +247,11 @@ class Displacement:
             return GeoBox(box.shape, self.geobox.affine * self._affine * to_reference, box.crs)
         height, width = box.shape
         col, row = (part.ravel() for part in np.meshgrid(np.linspace(0, width, 5), np.linspace(0, height, 5)))
-        there = Transformer.from_crs(box.crs.proj, self.geobox.crs.proj, always_xy=True)
-        x, y = there.transform(*(box.affine * (col, row)))
-        x, y = self.geobox.affine * (self._affine * (~self.geobox.affine * (x, y)))
-        x, y = there.transform(x, y, direction="INVERSE")
-        moved_col, moved_row = ~box.affine * (x, y)
+        there = Transformer.from_crs(crs_of(box).proj, crs_of(self.geobox).proj, always_xy=True)
+        moved = self.geobox.affine * self._affine * ~self.geobox.affine
+        x, y = there.transform(*transformed(box.affine, col, row))
+        x, y = there.transform(*transformed(moved, x, y), direction="INVERSE")
+        moved_col, moved_row = transformed(~box.affine, x, y)
         design = np.stack([col, row, np.ones_like(col)], axis=1)
         (a, b, c), (d, e, f) = np.linalg.lstsq(design, np.stack([moved_col, moved_row], axis=1), rcond=None)[0].T
         return box * Affine(a, b, c, d, e, f)

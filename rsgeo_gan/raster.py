@@ -31,7 +31,7 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from rsgeo_gan.errors import GridError, ProductError, SourceError
-from rsgeo_gan.grid import same_lattice
+from rsgeo_gan.grid import crs_code, crs_of, same_lattice, transformed
 
 __all__ = ["GDAL_CACHE_MIB", "RasterInfo", "StripWriter", "inspect", "opened", "read", "warp", "write"]
 
@@ -282,10 +282,10 @@ def warp(
         values,
         out,
         src_transform=source.affine * source.affine.translation(window.col_off, window.row_off),
-        src_crs=source.crs.to_wkt(),
+        src_crs=crs_of(source).to_wkt(),
         src_nodata=np.nan,
         dst_transform=box.affine,
-        dst_crs=box.crs.to_wkt(),
+        dst_crs=crs_of(box).to_wkt(),
         dst_nodata=np.nan,
         resampling=Resampling[resampling],
         tolerance=0,
@@ -300,10 +300,10 @@ def _source_window(source: GeoBox, box: GeoBox) -> Window | None:
     steps = np.linspace(0, 1, 21)
     col = np.concatenate([steps * width, steps * width, 0 * steps, 0 * steps + width])
     row = np.concatenate([0 * steps, 0 * steps + height, steps * height, steps * height])
-    x, y = box.affine * (col, row)
+    x, y = transformed(box.affine, col, row)
     if box.crs != source.crs:
-        x, y = Transformer.from_crs(box.crs.proj, source.crs.proj, always_xy=True).transform(x, y)
-    col, row = ~source.affine * (np.asarray(x), np.asarray(y))
+        x, y = Transformer.from_crs(crs_of(box).proj, crs_of(source).proj, always_xy=True).transform(x, y)
+    col, row = transformed(~source.affine, x, y)
     seen = np.isfinite(col) & np.isfinite(row)
     if not seen.any():
         return None
@@ -330,7 +330,7 @@ def _profile(
         "width": width,
         "count": count,
         "dtype": dtype,
-        "crs": geobox.crs.to_wkt() if geobox.crs.to_epsg() is None else f"EPSG:{geobox.crs.to_epsg()}",
+        "crs": crs_code(geobox),
         "transform": geobox.affine,
         "nodata": nodata,
         "tiled": True,

@@ -15,18 +15,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import pystac
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import GridSettings, Tiling
 from rsgeo_gan.errors import GridError, SourceError
-from rsgeo_gan.grid import Displacement, Grid
+from rsgeo_gan.grid import Displacement, Grid, crs_code, crs_of
 from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, make_item, safe_name, write_json
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.sensors import Sensor, get_sensor
@@ -40,6 +42,7 @@ FORMAT = 1
 
 Index = tuple[int, int]
 Split = Literal["train", "val", "test"]
+_HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -173,22 +176,17 @@ def resolve_grid(settings: GridSettings, scenes: Manifest, known: Path | None = 
         )
     optical = [item for item in scenes if get_sensor(item.properties["rsgeo:sensor"]).modality == "optical"]
     box = item_box(min(optical or scenes.items, key=lambda item: item.id))
-    wanted = box.crs if settings.crs == "auto" and box.crs.projected else settings.crs
+    wanted = settings.crs
     if wanted == "auto":
-        wanted = "utm"
+        wanted = crs_code(box) if crs_of(box).projected else "utm"
     straight = box.axis_aligned and math.isclose(abs(box.resolution.x), abs(box.resolution.y), rel_tol=1e-6)
-    if wanted != box.crs or not straight:
+    if wanted == "utm" or box.crs != CRS(wanted) or not straight:
         box = box.to_crs(wanted, resolution="auto")
     gsd = abs(box.resolution.x) if settings.gsd_m == "auto" else float(settings.gsd_m)
     if abs(gsd - round(gsd)) < 0.05 * gsd and (wanted == "utm" or not straight):
         gsd = float(round(gsd))
     corner = box.affine * (0, 0)
-    return _checked(Grid(_code(box), float(gsd), settings.tile_px, (float(corner[0]), float(corner[1]))))
-
-
-def _code(box: GeoBox) -> str:
-    epsg = box.crs.to_epsg()
-    return f"EPSG:{epsg}" if epsg else box.crs.to_wkt()
+    return _checked(Grid(crs_code(box), float(gsd), settings.tile_px, (float(corner[0]), float(corner[1]))))
 
 
 def _checked(grid: Grid) -> Grid:
@@ -338,8 +336,9 @@ def _store(path: Path, values: np.ndarray, side: Side, box: GeoBox) -> None:
     valid = ~np.isnan(values[0])
     sensor, info = side.sensor, raster.inspect(side.path)
     whole = np.dtype(info.dtype).kind in "ui" and not (sensor.modality == "sar" and sensor.physical)
+    nodata: float | None
     if not whole:
-        stored, nodata = values, float("nan")
+        stored, nodata = values, math.nan
     else:
         limits = np.iinfo(info.dtype)
         nodata = info.nodata if info.nodata is not None else sensor.nodata
@@ -368,7 +367,7 @@ def _item(job: _Job, known: Mapping[str, Any]) -> pystac.Item:
     return make_item(
         job.id,
         job.box,
-        when=job.source.item.datetime or job.pair.datetime,
+        when=_when(job),
         properties={
             "rsgeo:pair": job.pair.id,
             "rsgeo:source_item": job.source.item.id,
@@ -382,6 +381,13 @@ def _item(job: _Job, known: Mapping[str, Any]) -> pystac.Item:
         },
         assets={"source": (folder / "source.tif").resolve(), "target": (folder / "target.tif").resolve()},
     )
+
+
+def _when(job: _Job) -> datetime:
+    when = job.source.item.datetime or job.pair.datetime
+    if when is None:
+        raise SourceError(f"Scene {job.source.item.id} has no datetime; give `datetime` in the catalogue.")
+    return when
 
 
 class _Blocks:
@@ -419,9 +425,9 @@ class _Blocks:
         for block in new:
             split: Split = "train"
             if counts["train"]:
-                for name in ("val", "test"):
+                for name in _HELD_OUT:
                     if counts[name] < wanted[name]:
-                        split = cast(Split, name)
+                        split = name
                         break
             counts[split] += 1
             self.splits[block] = split
