@@ -1,0 +1,28 @@
+"""Objectives: tensors in, scalars out; no optimisers, no logging."""
+
+from __future__ import annotations
+
+from rsgeo_gan.losses.adversarial import AdversarialLoss, Hinge, LeastSquares, NonSaturating
+from rsgeo_gan.losses.alignment import Correspondence, PairLoss, PooledL1, ShiftTolerantL1
+from rsgeo_gan.losses.penalties import gradient_penalty, r1, r2
+from rsgeo_gan.losses.reconstruction import masked_l1, masked_mean, total_variation
+from rsgeo_gan.losses.shift import best_shift, shift_tolerant_l1
+
+__all__ = [
+    "AdversarialLoss",
+    "Correspondence",
+    "Hinge",
+    "LeastSquares",
+    "NonSaturating",
+    "PairLoss",
+    "PooledL1",
+    "ShiftTolerantL1",
+    "best_shift",
+    "gradient_penalty",
+    "masked_l1",
+    "masked_mean",
+    "r1",
+    "r2",
+    "shift_tolerant_l1",
+    "total_variation",
+]

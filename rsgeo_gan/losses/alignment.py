@@ -1,0 +1,331 @@
+"""Correspondence terms for pairs that are only roughly aligned; interchangeable, injected by recipes.
+
+The shift-insensitive pair loss compares real and translated images in the early, low-passed features of
+the generators' own encoders: Qing et al. (EO-SAR CycleGAN). Anti-aliasing and the frozen encoder are
+ours: without a low-pass, strided features are more sensitive to shifts than pixels are.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsgeo_gan.losses.reconstruction import masked_mean
+from rsgeo_gan.losses.shift import best_shift, shift_tolerant_l1
+
+__all__ = [
+    "Correspondence",
+    "PairLoss",
+    "PooledL1",
+    "ShiftTolerantL1",
+    "best_shift",
+    "downsample_weight",
+    "shift_tolerant_l1",
+    "strict_mask",
+]
+
+
+class Encoder(Protocol):
+    """What the pair loss asks of a generator's `encoder`."""
+
+    def __call__(
+        self, x: Tensor, taps: Sequence[str], mask: Tensor | None = None, *, antialias: bool | None = None
+    ) -> dict[str, Tensor]:
+        """Return features by tap; see `rsgeo_gan.models.ResNetEncoder`."""
+
+    def tap_stride(self, tap: str) -> int:
+        """Return a tap's stride in input pixels."""
+
+    def tap_radius_px(self, tap: str, *, antialias: bool | None = None) -> int:
+        """Return half a tap's receptive field."""
+
+
+class Correspondence(nn.Module, ABC):
+    """A term that ties each translation to the image it is paired with.
+
+    A task calls `attach` once when its networks exist (before weights are loaded), `forward` in the
+    generator step, and `update` after each generator step.
+    """
+
+    def attach(self, generator: nn.Module, generator_back: nn.Module) -> None:
+        """Meet the two networks: source to target, and back. Does nothing unless overridden."""
+
+    def update(self, generator: nn.Module, generator_back: nn.Module) -> None:
+        """Follow the networks after an optimiser step. Does nothing unless overridden."""
+
+    @abstractmethod
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        fake_source: Tensor,
+        fake_target: Tensor,
+        mask_source: Tensor | None = None,
+        mask_target: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Compare both directions.
+
+        Args:
+            source: Real source patches, shape (B, C, H, W), model domain.
+            target: Real target patches, shape (B, C', H, W).
+            fake_source: Source made from `target`.
+            fake_target: Target made from `source`.
+            mask_source: Validity of `source`, shape (B, 1, H, W).
+            mask_target: Validity of `target`, shape (B, 1, H, W).
+            weight: Trust in the alignment, [0, 1], per sample (B,) or per pixel (B, 1, H, W); scales the
+                term and is not divided out.
+
+        Returns:
+            Named, unweighted scalars, float32.
+        """
+
+
+class PairLoss(Correspondence):
+    """L_X + L_Y with L_X = mean |h_G(x) - h_G(F(y))| and L_Y = mean |h_F(y) - h_F(G(x))|.
+
+    h is the beginning of a generator's encoder: h_G sees the source domain only, h_F the target
+    domain only. Each tap is divided by the detached mean of |h(real)|, so a weight keeps its meaning as h
+    learns. With several taps their terms are averaged.
+
+    Args:
+        taps: Encoder taps to compare. `down2` is the third stage: stride 4.
+        antialias: Low-pass before each stride of h, whatever the generator itself does, and average the taps by
+            `pool`. False is the published form, strided and unpooled, which tolerates no shift.
+        pool: Side of the averaged cells on each tap, with `antialias`.
+        grad: "frozen": h is a moving average of the encoder without gradient, so the loss moves the
+            other generator only. "through": h is the live encoder, as published; it can be satisfied by a
+            constant h.
+        decay: Of the moving average, per step.
+
+    Reference: Qing et al., shift-insensitive EO-SAR translation (pair loss, N = 3).
+    """
+
+    def __init__(
+        self,
+        taps: Sequence[str] = ("down2",),
+        *,
+        antialias: bool = True,
+        pool: int = 2,
+        grad: Literal["frozen", "through"] = "frozen",
+        decay: float = 0.999,
+    ) -> None:
+        super().__init__()
+        if grad not in ("frozen", "through"):
+            raise ValueError(f"PairLoss: grad must be 'frozen' or 'through', got {grad!r}")
+        if not taps or pool < 1 or not 0.0 <= decay < 1.0:
+            raise ValueError(
+                f"PairLoss: expected one tap or more, pool >= 1 and 0 <= decay < 1, got {tuple(taps)}, {pool}, {decay}"
+            )
+        self.taps = tuple(taps)
+        self.antialias = antialias
+        self.pool = pool if antialias else 1
+        self.grad = grad
+        self.decay = decay
+        self.encoder: nn.Module | None = None
+        self.encoder_back: nn.Module | None = None
+
+    def attach(self, generator: nn.Module, generator_back: nn.Module) -> None:
+        """Copy both encoders ("frozen"), or remember them ("through").
+
+        Raises:
+            ValueError: If a generator has no `encoder` with the methods needed.
+        """
+        live = tuple(_encoder_of(network) for network in (generator, generator_back))
+        if self.grad == "through":
+            # Outside the module tree: the weights belong to the generators.
+            object.__setattr__(self, "_live", live)
+            return
+        self.encoder, self.encoder_back = (copy.deepcopy(part).requires_grad_(False) for part in live)
+
+    @torch.no_grad()
+    def update(self, generator: nn.Module, generator_back: nn.Module) -> None:
+        """Move the copies towards the live encoders."""
+        if self.encoder is None or self.encoder_back is None:
+            return
+        for copied, network in ((self.encoder, generator), (self.encoder_back, generator_back)):
+            average = list(copied.parameters())
+            current = list(_encoder_of(network).parameters())
+            torch._foreach_lerp_(average, current, 1.0 - self.decay)
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        fake_source: Tensor,
+        fake_target: Tensor,
+        mask_source: Tensor | None = None,
+        mask_target: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return `pair`; pixels count where both sides are valid over the tap's whole receptive field.
+
+        Raises:
+            RuntimeError: If `attach` was not called.
+        """
+        mask = _both(mask_source, mask_target)
+        encoder, encoder_back = self._encoders()
+        forth = self.compare(encoder, source, fake_source, mask, weight)
+        back = self.compare(encoder_back, target, fake_target, mask, weight)
+        return {"pair": forth + back}
+
+    def features(self, encoder: Encoder, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute Φ(x), the features the loss compares, by tap."""
+        found = encoder(x, self.taps, mask, antialias=self.antialias)
+        return {tap: self._pooled(found[tap]) for tap in self.taps}
+
+    def compare(
+        self, encoder: Encoder, real: Tensor, fake: Tensor, mask: Tensor | None, weight: Tensor | None
+    ) -> Tensor:
+        """Return one direction's term, L_X or L_Y."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad == "through"):
+            wanted = self.features(encoder, real, mask)
+        found = self.features(encoder, fake, mask)
+        total = torch.zeros((), device=real.device)
+        for tap in self.taps:
+            a, b = wanted[tap].float(), found[tap].float()
+            stride = encoder.tap_stride(tap)
+            valid = None
+            if mask is not None:
+                valid = strict_mask(mask, stride, encoder.tap_radius_px(tap, antialias=self.antialias))
+                valid = 1.0 - self._pooled(1.0 - valid, largest=True)
+            trust = weight
+            if _per_pixel(weight):
+                trust = self._pooled(downsample_weight(weight, stride))
+            scale = masked_mean(a.detach().abs(), valid).clamp_min(1e-6)
+            total = total + masked_mean((a - b).abs(), valid, trust) / scale
+        return total / len(self.taps)
+
+    def _pooled(self, x: Tensor, *, largest: bool = False) -> Tensor:
+        side = min(self.pool, *x.shape[-2:])
+        if side == 1:
+            return x
+        return F.max_pool2d(x, side) if largest else F.avg_pool2d(x, side)
+
+    def _encoders(self) -> tuple[Encoder, Encoder]:
+        pair: tuple[Any, Any] = getattr(self, "_live", (self.encoder, self.encoder_back))
+        if pair[0] is None or pair[1] is None:
+            raise RuntimeError("PairLoss: no encoders yet; call attach(generator, generator_back) first")
+        return pair
+
+
+class PooledL1(Correspondence):
+    """Mean absolute difference after averaging over cells: the network-free rival of `PairLoss`.
+
+    Args:
+        factor: Side of the averaged cells, in pixels.
+    """
+
+    def __init__(self, factor: int = 4) -> None:
+        super().__init__()
+        if factor < 1:
+            raise ValueError(f"PooledL1: factor must be >= 1, got {factor}")
+        self.factor = factor
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        fake_source: Tensor,
+        fake_target: Tensor,
+        mask_source: Tensor | None = None,
+        mask_target: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return `pair`; a cell counts when all its pixels are valid on both sides."""
+        mask = _both(mask_source, mask_target)
+        valid = None if mask is None else 1.0 - F.max_pool2d(1.0 - mask, self.factor)
+        if _per_pixel(weight):
+            weight = F.avg_pool2d(weight.float(), self.factor)
+        total = torch.zeros((), device=source.device)
+        for real, fake in ((source, fake_source), (target, fake_target)):
+            difference = real.float() - fake.float()
+            if mask is not None:
+                difference = torch.where(mask > 0, difference, difference.new_zeros(()))
+            total = total + masked_mean(F.avg_pool2d(difference, self.factor).abs(), valid, weight)
+        return {"pair": total}
+
+
+class ShiftTolerantL1(Correspondence):
+    """Mean absolute difference at the best whole-tile integer offset, searched per sample and direction.
+
+    Args:
+        radius_px: Largest offset per axis, in pixels.
+    """
+
+    def __init__(self, radius_px: int = 3) -> None:
+        super().__init__()
+        self.radius_px = radius_px
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        fake_source: Tensor,
+        fake_target: Tensor,
+        mask_source: Tensor | None = None,
+        mask_target: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return `pair`; a fake is valid where its input is."""
+        forth = shift_tolerant_l1(
+            fake_target, target, _stacked(mask_source, mask_target, target), self.radius_px, weight
+        )
+        back = shift_tolerant_l1(
+            fake_source, source, _stacked(mask_target, mask_source, source), self.radius_px, weight
+        )
+        return {"pair": forth + back}
+
+
+def strict_mask(mask: Tensor, stride: int, radius_px: int) -> Tensor:
+    """Bring validity to a feature map: a cell counts when its whole receptive field does.
+
+    Args:
+        mask: Validity, shape (B, 1, H, W).
+        stride: Of the feature map; cell i lies on pixel stride * i.
+        radius_px: Half the receptive field. The image's outside does not count against a cell.
+
+    Returns:
+        Shape (B, 1, ceil(H / stride), ceil(W / stride)), float32.
+    """
+    return 1.0 - F.max_pool2d(1.0 - mask.float(), 2 * radius_px + 1, stride, radius_px)
+
+
+def downsample_weight(weight: Tensor, stride: int) -> Tensor:
+    """Average per-pixel weights, (B, 1, H, W), over the cells of a feature map of this stride."""
+    return F.avg_pool2d(weight.float(), stride, ceil_mode=True) if stride > 1 else weight.float()
+
+
+def _per_pixel(weight: Tensor | None) -> TypeGuard[Tensor]:
+    return weight is not None and weight.ndim == 4 and weight.shape[-2:].numel() > 1
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Validity of both sides, float32."""
+    if a is None or b is None:
+        only = b if a is None else a
+        return None if only is None else only.float()
+    return a.float() * b.float()
+
+
+def _stacked(of_pred: Tensor | None, of_target: Tensor | None, like: Tensor) -> Tensor | None:
+    if of_pred is None and of_target is None:
+        return None
+    ones = like.new_ones(like.shape[0], 1, *like.shape[-2:])
+    return torch.cat([ones if m is None else m.to(ones.dtype) for m in (of_pred, of_target)], dim=1)
+
+
+def _encoder_of(network: nn.Module) -> nn.Module:
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module) or not hasattr(encoder, "tap_radius_px"):
+        raise ValueError(
+            f"PairLoss: expected a generator with an `encoder` that names its taps, got {type(network).__name__}; "
+            "use ResNetGenerator, or PooledL1 as the correspondence"
+        )
+    return cast(nn.Module, encoder)

@@ -1,0 +1,48 @@
+"""Scores that torchmetrics lacks; masks and data ranges are explicit everywhere."""
+
+from __future__ import annotations
+
+from rsgeo_gan.metrics.alignment import (
+    ShiftScore,
+    ShiftTolerantPSNR,
+    ShiftTolerantSSIM,
+    shift_tolerant_psnr,
+    shift_tolerant_ssim,
+)
+from rsgeo_gan.metrics.sar import (
+    AmplitudeDistance,
+    MultilookScore,
+    amplitude_distance,
+    enl,
+    enl_map,
+    multilook,
+    multilook_score,
+)
+from rsgeo_gan.metrics.similarity import correlation, ssim
+from rsgeo_gan.metrics.spectrum import (
+    high_frequency_ratio,
+    log_spectral_distance,
+    radial_frequencies,
+    radial_psd,
+)
+
+__all__ = [
+    "AmplitudeDistance",
+    "MultilookScore",
+    "ShiftScore",
+    "ShiftTolerantPSNR",
+    "ShiftTolerantSSIM",
+    "amplitude_distance",
+    "correlation",
+    "enl",
+    "enl_map",
+    "high_frequency_ratio",
+    "log_spectral_distance",
+    "multilook",
+    "multilook_score",
+    "radial_frequencies",
+    "radial_psd",
+    "shift_tolerant_psnr",
+    "shift_tolerant_ssim",
+    "ssim",
+]

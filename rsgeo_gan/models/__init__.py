@@ -1,0 +1,33 @@
+"""Networks: plain modules, sizes as constructor arguments, `forward = head of features`."""
+
+from __future__ import annotations
+
+from rsgeo_gan.models.blocks import Blur, ConvBlock, ResidualBlock, UpBlock, init_normal
+from rsgeo_gan.models.norm import (
+    SceneNorm,
+    collecting,
+    frozen_state,
+    is_frozen,
+    load_frozen_state,
+    unfreeze,
+)
+from rsgeo_gan.models.patchgan import PatchDiscriminator, logit_mask
+from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
+
+__all__ = [
+    "Blur",
+    "ConvBlock",
+    "PatchDiscriminator",
+    "ResNetEncoder",
+    "ResNetGenerator",
+    "ResidualBlock",
+    "SceneNorm",
+    "UpBlock",
+    "collecting",
+    "frozen_state",
+    "init_normal",
+    "is_frozen",
+    "load_frozen_state",
+    "logit_mask",
+    "unfreeze",
+]
