@@ -100,7 +100,7 @@ def radar_positions(box: GeoBox, size_px: int, seed: int) -> tuple[FloatArray, F
     claimed_x, claimed_y = claimed_x - 0.5, claimed_y - 0.5
     x, y = claimed_x, claimed_y
     # The displacement varies by under 1 % a pixel, so each round gains two digits.
-    for _ in range(6):
+    for _ in range(4):
         dx, dy = displacement(x, y, size_px, seed)
         x, y = claimed_x - dx, claimed_y - dy
     return x, y

@@ -99,11 +99,11 @@ def build_landscape(extent_m: float, margin_m: float, seed: int) -> Landscape:
 
     bends = [fractal(shape, MASTER_M, rng, longest_m=2600, shortest_m=250, slope=3.2) for _ in range(2)]
     broad = fractal(shape, MASTER_M, rng, longest_m=4200 * size, shortest_m=300, slope=3.4)
-    fine = fractal(shape, MASTER_M, rng, longest_m=1100, shortest_m=15, slope=2.2)
+    gullies = fractal(shape, MASTER_M, rng, longest_m=1300, shortest_m=170, slope=3.0)
     patchy = fractal(shape, MASTER_M, rng, longest_m=1500, shortest_m=60, slope=2.4)
 
     valley = _valley_axis(x, extent_m, size, seed)
-    height = _relief(x, y, valley, size, broad, bends[0], fine)
+    height = _relief(x, y, valley, size, broad, bends[0], gullies)
     steep = np.hypot(*np.gradient(ndimage.gaussian_filter(height, 8), MASTER_M)).astype(np.float32)
     lake, river = _water(x, y, valley, extent_m, size, bends, seed)
     water = lake | river
@@ -115,16 +115,18 @@ def build_landscape(extent_m: float, margin_m: float, seed: int) -> Landscape:
 
     townness = _settlements(x, y, extent_m, size, water | (steep > 0.12), patchy, rng)
     built = townness > 0
-    forest = (5.5 * steep + 0.5 * patchy + 0.25 * (height - 440) / 100 + 0.22 * fine > 1.05) & ~built
+    wooded = 4.2 * steep + 0.62 * patchy + 0.2 * (height - 440) / 100 - 0.3 * gullies
+    forest = (wooded > 1.2) & ~built
     near_river = ndimage.distance_transform_edt(~river).astype(np.float32) * MASTER_M
     forest |= (near_river < 70 + 45 * patchy) & ~built
-    conifer = patchy + 0.8 * bends[1] + (height - 560) / 150 > 0.35
+    conifer = 1.3 * patchy + 1.1 * gullies + (height - 600) / 120 > 0.4
+    cover[(steep > 0.13) & (cover != Cover.BROADLEAF)] = Cover.GRASS
     cover[forest] = np.where(conifer[forest], Cover.CONIFER, Cover.BROADLEAF)
 
     # Borders of blocks are tracks, some of them roads; only tracks end in forests.
     paved = blocks.border_key < 0.36
     cover[(blocks.border_m < 4.5) & ~paved & ~forest] = Cover.TRACK
-    cover[(blocks.border_m < 6.5) & paved] = Cover.ROAD
+    cover[(blocks.border_m < 6.5) & (blocks.border_key < np.where(forest, 0.12, 0.36))] = Cover.ROAD
     _build_up(cover, parcel, furrow, townness, warped_x, warped_y, x, y, seed)
     cover[water] = Cover.WATER
     highway = np.abs(y - valley - 620 * size - 90 * np.sin(x / 1500)) / np.float32(1.05)
@@ -163,15 +165,15 @@ def _relief(
     size: float,
     broad: FloatArray,
     bend: FloatArray,
-    fine: FloatArray,
+    gullies: FloatArray,
 ) -> FloatArray:
     """Valley floor, foothills and ridges with gullies, metres."""
     outside = np.abs(y - valley + 140 * size * bend) / size
-    climb = np.clip((outside - 1250) / 2900, 0, 1.15)
+    climb = np.clip((outside - 1350) / 3100, 0, 1.15)
     climb = climb * climb * (3 - 1.6 * climb)
     ridges = 1 - np.abs(broad + 0.25 * bend)
-    height = 432 - 0.0016 * x + 3 * fine * (0.25 + climb)
-    height += climb * size**0.5 * (215 + 165 * ridges + 20 * fine)
+    height = 432 - 0.0016 * x + 1.5 * gullies
+    height += climb * size**0.5 * (170 + 170 * ridges + 30 * (1 - np.abs(gullies)))
     relief: FloatArray = (height + 5 * broad * (1 - np.clip(climb, 0, 1))).astype(np.float32)
     return relief
 
@@ -216,15 +218,15 @@ def _water(
 
 def _fields(blocks: Mosaic, seed: int) -> tuple[NDArray[np.uint8], FloatArray, FloatArray, FloatArray]:
     """Cut each block into strips along its orientation and give every parcel a crop."""
-    width = 45 + 150 * hashed(seed + 11, blocks.column, blocks.row) ** 2
-    length = 160 + 420 * hashed(seed + 12, blocks.column, blocks.row)
+    width = 45 + 150 * blocks.number(seed + 11) ** 2
+    length = 160 + 420 * blocks.number(seed + 12)
     # Strips of one block differ in width: the across coordinate is stretched unevenly.
     stretched = blocks.across + 0.28 * width * np.sin(blocks.across / width * 2.1)
     strip = np.floor(stretched / width).astype(np.int64)
-    stagger = hashed(seed + 13, blocks.column, blocks.row, strip) * length
+    stagger = hashed(seed + 13, blocks.cell, strip) * length
     part = np.floor((blocks.along + stagger) / length).astype(np.int64)
-    parcel = hashed(seed + 14, blocks.column, blocks.row, strip, part)
-    choice = hashed(seed + 15, blocks.column, blocks.row, strip, part)
+    parcel = hashed(seed + 14, blocks.cell, strip, part)
+    choice = hashed(seed + 15, blocks.cell, strip, part)
     edges = np.cumsum([share for _, share in CROPS])
     kinds = np.array([int(crop) for crop, _ in CROPS], np.uint8)
     cover = kinds[np.minimum(np.searchsorted(edges, choice, side="right"), len(kinds) - 1)]
@@ -254,9 +256,12 @@ def _settlements(
             clear = all(np.hypot(cx - ox, cy - oy) > 1.25 * (radius + r) + 500 * size for ox, oy, r in placed)
             if clear and window.mean() < 0.12:
                 placed.append((cx, cy, radius))
-                ragged = np.hypot(x - cx, y - cy) / radius + 0.24 * patchy
+                reach = int(2.2 * radius / MASTER_M)
+                near = np.s_[max(row - reach, 0) : row + reach, max(column - reach, 0) : column + reach]
+                ragged = np.hypot(x[near] - cx, y[near] - cy) / radius + 0.24 * patchy[near]
                 peak = min(radius / (880 * size), 1.0)
-                np.maximum(inside, np.clip(1 - ragged, 0, 1) * peak + 0.001 * (ragged < 1), out=inside)
+                depth = np.clip(1 - ragged, 0, 1) * peak + 0.001 * (ragged < 1)
+                np.maximum(inside[near], depth, out=inside[near])
                 break
     return inside
 
@@ -278,18 +283,18 @@ def _build_up(
         quarter = mosaic(warped_x[rows, columns], warped_y[rows, columns], 150, seed + 200, jitter=0.55)
         # Streets of one neighbourhood follow a common direction, with small deviations per block.
         common = np.arctan2(np.sin(x[rows, columns] / 2600), np.cos(y[rows, columns] / 3100)).astype(np.float32)
-        turn = 0.3 * common + 0.25 * (hashed(seed + 21, quarter.column, quarter.row) - 0.5)
+        turn = 0.3 * common + 0.25 * (quarter.number(seed + 21) - 0.5)
         px, py = warped_x[rows, columns], warped_y[rows, columns]
         u, v = px * np.cos(turn) + py * np.sin(turn), py * np.cos(turn) - px * np.sin(turn)
         depth = townness[rows, columns]
-        kind = hashed(seed + 22, quarter.column, quarter.row)
+        kind = quarter.number(seed + 22)
         industry = (kind < 0.13) & (depth > 0.02) & (depth < 0.4)
         dense = (depth > 0.48) & ~industry
         plot_u = np.where(industry, 95, np.where(dense, 38, 27)).astype(np.float32)
         plot_v = np.where(industry, 70, np.where(dense, 30, 24)).astype(np.float32)
         fill = np.where(industry, 0.66, np.where(dense, 0.62, 0.47)).astype(np.float32)
         iu, iv = np.floor(u / plot_u).astype(np.int64), np.floor(v / plot_v).astype(np.int64)
-        number = hashed(seed + 23, quarter.column, quarter.row, iu, iv)
+        number = hashed(seed + 23, quarter.cell, iu, iv)
         inside = (np.abs(u / plot_u - iu - 0.5) < fill / 2) & (np.abs(v / plot_v - iv - 0.5) < fill / 2)
         empty = number < np.where(dense, 0.12, 0.24)
         street = quarter.border_m < np.where(dense, 5.5, 4.0)

@@ -80,8 +80,9 @@ class Mosaic:
     """Irregular cells around jittered grid points, one value per asked point.
 
     Attributes:
-        column: Integer column of the nearest cell's seed.
-        row: Integer row of the nearest cell's seed.
+        cell: Index of the cell a point lies in, int64.
+        columns: Grid column of every cell, by index.
+        rows: Grid row of every cell, by index.
         border_m: Distance to the border with the second nearest cell, metres, approximate.
         border_key: Number in [0, 1) that both cells of a border share.
         along: Distance from the cell's seed along its orientation, metres.
@@ -89,13 +90,18 @@ class Mosaic:
         orientation: Orientation of the cell, radians, 0 along x, positive towards y, in [0, pi).
     """
 
-    column: IntArray
-    row: IntArray
+    cell: IntArray
+    columns: IntArray
+    rows: IntArray
     border_m: FloatArray
     border_key: FloatArray
     along: FloatArray
     across: FloatArray
     orientation: FloatArray
+
+    def number(self, seed: int) -> FloatArray:
+        """Return a number in [0, 1) per cell, at every point."""
+        return hashed(seed, self.columns, self.rows)[self.cell]
 
 
 def mosaic(x: FloatArray, y: FloatArray, spacing_m: float, seed: int, *, jitter: float = 0.8) -> Mosaic:
@@ -111,39 +117,41 @@ def mosaic(x: FloatArray, y: FloatArray, spacing_m: float, seed: int, *, jitter:
     Returns:
         The cells, arrays of the shape of `x`.
     """
-    base_column = np.floor(x / spacing_m).astype(np.int64)
-    base_row = np.floor(y / spacing_m).astype(np.int64)
+    left, top = (int(np.floor(a.min() / spacing_m)) - 1 for a in (x, y))
+    right, bottom = (int(np.floor(a.max() / spacing_m)) + 1 for a in (x, y))
+    width = right - left + 1
+    grid_rows, grid_columns = np.mgrid[top : bottom + 1, left : right + 1].astype(np.int64)
+    columns, rows = grid_columns.ravel(), grid_rows.ravel()
+    seed_x, seed_y = (
+        ((position + 0.5 + jitter * (hashed(seed + k, columns, rows) - 0.5)) * spacing_m).astype(np.float32)
+        for k, position in enumerate((columns, rows))
+    )
+    home = np.floor(y / spacing_m).astype(np.int64) - top
+    home *= width
+    home += np.floor(x / spacing_m).astype(np.int64) - left
     first = np.full(x.shape, np.inf, np.float32)
     second = first.copy()
-    near = [np.zeros(x.shape, np.int64) for _ in range(2)]
-    next_near = [np.zeros(x.shape, np.int64) for _ in range(2)]
-    offset = [np.zeros(x.shape, np.float32) for _ in range(2)]
-    for step_row in (-1, 0, 1):
-        for step_column in (-1, 0, 1):
-            column, row = base_column + step_column, base_row + step_row
-            dx = x - (column + 0.5 + jitter * (hashed(seed, column, row) - 0.5)).astype(np.float32) * spacing_m
-            dy = y - (row + 0.5 + jitter * (hashed(seed + 1, column, row) - 0.5)).astype(np.float32) * spacing_m
-            distance = np.hypot(dx, dy).astype(np.float32)
-            closest = distance < first
-            runner_up = ~closest & (distance < second)
-            second = np.where(closest, first, np.where(runner_up, distance, second))
-            for old, new, runner in zip(near, (column, row), next_near, strict=True):
-                runner[closest] = old[closest]
-                runner[runner_up] = new[runner_up]
-                old[closest] = new[closest]
-            for kept, value in zip(offset, (dx, dy), strict=True):
-                kept[closest] = value[closest]
-            first = np.where(closest, distance, first)
-    # Symmetric in the two cells, so that both sides of a border agree about it.
-    border_key = hashed(seed + 2, near[0] + next_near[0], near[1] + next_near[1])
-    orientation = (hashed(seed + 3, near[0], near[1]) * np.pi).astype(np.float32)
-    cosine, sine = np.cos(orientation), np.sin(orientation)
+    near, runner = home.copy(), home.copy()
+    for step in (-width - 1, -width, -width + 1, -1, 0, 1, width - 1, width, width + 1):
+        cell = home + step
+        dx, dy = x - seed_x[cell], y - seed_y[cell]
+        distance = dx * dx + dy * dy
+        closest = distance < first
+        runner = np.where(closest, near, np.where(distance < second, cell, runner))
+        second = np.where(closest, first, np.minimum(distance, second))
+        near = np.where(closest, cell, near)
+        first = np.minimum(distance, first)
+    dx, dy = x - seed_x[near], y - seed_y[near]
+    orientations = (hashed(seed + 3, columns, rows) * np.pi).astype(np.float32)
+    cosine, sine = np.cos(orientations)[near], np.sin(orientations)[near]
     return Mosaic(
-        column=near[0],
-        row=near[1],
-        border_m=((second - first) / 2).astype(np.float32),
-        border_key=border_key,
-        along=(offset[0] * cosine + offset[1] * sine).astype(np.float32),
-        across=(offset[1] * cosine - offset[0] * sine).astype(np.float32),
-        orientation=orientation,
+        cell=near,
+        columns=columns,
+        rows=rows,
+        border_m=((np.sqrt(second) - np.sqrt(first)) / 2).astype(np.float32),
+        # Symmetric in the two cells, so that both sides of a border agree about it.
+        border_key=hashed(seed + 2, columns[near] + columns[runner], rows[near] + rows[runner]),
+        along=dx * cosine + dy * sine,
+        across=dy * cosine - dx * sine,
+        orientation=orientations[near],
     )

@@ -19,8 +19,8 @@ CLOUD, CLOUD_SHADOW = 9, 3
 SOIL = (0.062, 0.092, 0.128, 0.205)
 CANOPY = (0.026, 0.062, 0.030, 0.430)
 COLOURS: dict[Cover, tuple[float, float, float, float]] = {
-    Cover.BROADLEAF: (0.020, 0.046, 0.022, 0.345),
-    Cover.CONIFER: (0.015, 0.029, 0.018, 0.190),
+    Cover.BROADLEAF: (0.022, 0.054, 0.027, 0.375),
+    Cover.CONIFER: (0.017, 0.035, 0.021, 0.215),
     Cover.GRASS: (0.033, 0.078, 0.042, 0.395),
     Cover.ROAD: (0.092, 0.102, 0.108, 0.142),
     Cover.TRACK: (0.100, 0.132, 0.165, 0.250),
@@ -136,9 +136,9 @@ def clouds(shape: tuple[int, int], pixel_m: float, seed: int, *, share: float) -
         nothing = np.zeros(shape, np.float32)
         return nothing, nothing.copy()
     rng = np.random.default_rng([seed, 2])
-    field = fractal(shape, pixel_m, rng, longest_m=2400, shortest_m=40, slope=2.9)
+    field = fractal(shape, pixel_m, rng, longest_m=2600, shortest_m=110, slope=2.6)
     threshold = float(np.quantile(field, 1 - share))
-    opacity = np.clip((field - threshold) / 0.28, 0, 1).astype(np.float32)
+    opacity = np.clip((field - threshold) / 0.5, 0, 1).astype(np.float32)
     base_m = 900.0
     away = base_m / np.tan(np.deg2rad(SUN_ELEVATION_DEG)) / pixel_m
     azimuth = np.deg2rad(SUN_AZIMUTH_DEG)

@@ -72,7 +72,7 @@ def gamma0(land: Landscape, day_of_year: int) -> FloatArray:
     decibel[1] += np.where(fields, soil * (0.6 * moist + 0.8 * facing**8) + 1.6 * own, 0)
     forest = (cover == Cover.BROADLEAF) | (cover == Cover.CONIFER)
     water = cover == Cover.WATER
-    rough = np.where(forest, 0.55, np.where(fields, 0.35, np.where(water, 0.25, 0.8))).astype(np.float32)
+    rough = np.where(forest, 0.7, np.where(fields, 0.35, np.where(water, 0.25, 0.8))).astype(np.float32)
     decibel += rough * land.texture
     decibel[:, water] += 1.2 * np.clip(land.shore_m[water] / 160, 0, 1) * (land.wetness[water] - 0.3) * 3
 
@@ -90,7 +90,7 @@ def _relief_db(height_m: FloatArray, look: float) -> FloatArray:
     local = np.rad2deg(np.arctan(rise))
     incidence = np.clip(INCIDENCE_DEG - local, 8, 86)
     gain = 10 * np.log10(np.tan(np.deg2rad(INCIDENCE_DEG)) / np.tan(np.deg2rad(incidence)))
-    return np.clip(0.85 * gain, -7, 6).astype(np.float32)
+    return np.clip(0.45 * gain, -3.5, 3).astype(np.float32)
 
 
 def _walls(decibel: FloatArray, land: Landscape, look: float, facing: FloatArray) -> None:
@@ -103,14 +103,14 @@ def _walls(decibel: FloatArray, land: Landscape, look: float, facing: FloatArray
         shift = (round(step[0] * pixels), round(step[1] * pixels))
         return np.asarray(np.roll(mask, shift, axis=(0, 1)))
 
-    front = (moved(building, -1) | moved(building, -2)) & ~building | building & ~moved(building, 1)
+    front = moved(building, -1) & ~building | building & ~moved(building, 1)
     behind = moved(building, 2) & ~building & ~front
     # The two pairs of walls of a block: the one closer to facing the radar answers.
     square = np.maximum(facing, np.sqrt(np.clip(1 - facing**2, 0, 1)))
     aligned = ((square - 0.7071) / 0.2929) ** 2
-    gain = 7.0 * aligned + 3.0 * (land.parcel - 0.5)
+    gain = 6.0 * aligned + 6.0 * (land.parcel - 0.5)
     hall = moved(land.cover == Cover.HALL, -1) | moved(land.cover == Cover.HALL, -2)
-    base = np.where(hall, 1.5, -2.5)
+    base = np.where(hall, 1.5, -3.0)
     near_gain = np.maximum(gain, moved(gain, -1))
     for band, offset in enumerate((0.0, -7.0)):
         bright = np.clip(base + near_gain + offset, -20, 9 + offset)

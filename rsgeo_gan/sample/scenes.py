@@ -17,7 +17,7 @@ from scipy import ndimage
 from rsgeo_gan import raster
 from rsgeo_gan.errors import CatalogError
 from rsgeo_gan.sample import geometry, optical, radar
-from rsgeo_gan.sample.landscape import MASTER_M, Cover, Landscape, build_landscape
+from rsgeo_gan.sample.landscape import MASTER_M, Landscape, build_landscape
 from rsgeo_gan.sample.noise import FloatArray
 
 __all__ = ["OPTICAL_COLLECTION", "RADAR_COLLECTION", "make"]
@@ -81,7 +81,7 @@ def make(out: Path, *, size_px: int = 1024, seed: int = 7, n_dates: int = 1, loo
         return out / "catalog.json"
 
     box, radar_grid = geometry.optical_box(size_px), geometry.radar_box(size_px)
-    margin_m = 2 * geometry.OPTICAL_M * round(20 + 0.03 * size_px)
+    margin_m = 2 * geometry.OPTICAL_M * round(10 + 0.01 * size_px)
     land = build_landscape(size_px * geometry.OPTICAL_M, margin_m, seed)
     classes = _at_centres(land, size_px)
     raster.write(out / "truth" / "classes.tif", classes, box, nodata=0, names=("cover",))
@@ -123,7 +123,7 @@ def _optical_scene(
     size_px = classes.shape[0]
     rng = np.random.default_rng([seed, 4])
     day = date.timetuple().tm_yday
-    share = float(rng.uniform(0.012, 0.03))
+    share = float(rng.uniform(0.015, 0.03))
     opacity, shadow = optical.clouds(classes.shape, geometry.OPTICAL_M, seed, share=share)
     start = round(land.margin_m / MASTER_M)
     stop = start + 2 * size_px
