@@ -1,0 +1,373 @@
+"""Generates whole scenes: one COG per scene and direction, seamless, in memory that grows with the width.
+
+A scene is read once from top to bottom by a thread that runs ahead, translated window by window, and
+written by another thread. A window is its core and a halo as wide as the generator's receptive radius; the
+halo is cropped. With normalisation frozen for the scene (a first pass over sample windows), every kept
+pixel equals the forward pass over the whole scene, so there is no seam to blend away.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pystac
+import rasterio
+import torch
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError
+from rsgeo_gan.grid import Displacement, Grid, box_to_dict, crs_of
+from rsgeo_gan.manifest import (
+    Manifest,
+    check_share,
+    make_item,
+    safe_name,
+    write_json,
+    write_text,
+)
+from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.provenance import Direction, Provenance, fingerprint, noise_seed, product_stem, qml, sides
+from rsgeo_gan.raster import GDAL_CACHE_MIB, StripWriter, inspect
+from rsgeo_gan.sensors import SENSORS
+from rsgeo_gan.streaming import Encoding, SceneReader, sample_windows, translate
+from rsgeo_gan.tiling import Side, side_of
+from rsgeo_gan.translator import TRUSTED, Translator
+
+__all__ = ["generate"]
+
+_log = logging.getLogger(__name__)
+
+GridName = Literal["source", "declared", "tiled target"]
+
+_STAGE = "generate"
+_GSD_TOLERANCE = 1e-6
+_GSD_ROOM = 0.01
+_SNAP_PX = 1e-4
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One product to make."""
+
+    stem: str
+    item: pystac.Item
+    reader: SceneReader
+    provenance: Provenance
+
+
+def generate(
+    scenes: Manifest,
+    tiles: Manifest,
+    checkpoint: Path,
+    out: Path,
+    *,
+    directions: Sequence[Direction],
+    grid: Grid,
+    pairs: Manifest,
+    window_px: int = 512,
+    item_limit: int | None = None,
+    max_failed_share: float = 0.5,
+    trusted: Sequence[str] = TRUSTED,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    progress: Progress = silent,
+) -> Manifest:
+    """Translate every scene of the side that each direction reads, one COG a scene.
+
+    An optical scene keeps its own grid when its pixel size is the one the model was trained on, else it is
+    brought to the declared grid; SAR is read on the tiled grid through its pair's displacement, because
+    optical is the geometric reference. Pixels that are nodata, cloud or cloud shadow in the scene are
+    nodata in the product. The file name follows from scene, direction and checkpoint; a product that is
+    finished with the same inputs is left alone, and products of other checkpoints keep their files.
+
+    Args:
+        scenes: Ingested scenes.
+        tiles: Tiles; tell on which lattice the target side was tiled.
+        checkpoint: Checkpoint of a translation task.
+        out: Folder of products; `products.json` is written there.
+        directions: Which ways to translate.
+        grid: The declared grid.
+        pairs: Co-registered pairs; tell where the content of a SAR scene lies.
+        window_px: Side of a prediction window's core, pixels.
+        item_limit: Most scenes translated per direction; None for all.
+        max_failed_share: Share of failed scenes that is accepted, 0 to 1.
+        trusted: Packages whose networks the checkpoint may name.
+        device: Torch device, or "auto" for a GPU where there is one.
+        precision: "bf16" computes in mixed precision; seams then stay below its rounding.
+        progress: Receives finished and all strips.
+
+    Returns:
+        The products, with what failed and why.
+
+    Raises:
+        CheckpointError: If the checkpoint is not usable, or fits none of the scenes.
+        ProductError: If the output folder cannot be written or the disk is full.
+        SourceError: If a larger share of scenes failed than accepted.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MIB << 20, GDAL_NUM_THREADS="ALL_CPUS"):
+        return _generate(
+            scenes,
+            tiles,
+            Path(checkpoint),
+            Path(out),
+            directions,
+            grid,
+            pairs,
+            window_px,
+            item_limit,
+            max_failed_share,
+            progress,
+            {"trusted": trusted, "device": _device(device), "precision": precision},
+        )
+
+
+def _generate(
+    scenes: Manifest,
+    tiles: Manifest,
+    checkpoint: Path,
+    out: Path,
+    directions: Sequence[Direction],
+    grid: Grid,
+    pairs: Manifest,
+    window_px: int,
+    item_limit: int | None,
+    max_failed_share: float,
+    progress: Progress,
+    loading: dict[str, Any],
+) -> Manifest:
+    products = Manifest.open(out / "products.json")
+    products.items = [item for item in products.items if Path(item.assets["data"].href).is_file()]
+    failures: list[RSGeoGANError] = []
+    jobs: list[tuple[Translator, _Job]] = []
+    tried = 0
+    for direction in directions:
+        translator = Translator.load(checkpoint, direction, **loading)
+        side, _ = sides(direction)
+        chosen = [item for item in scenes if item.properties.get("rsgeo:side") == side][:item_limit]
+        for item in chosen:
+            tried += 1
+            try:
+                job = _plan(item, translator, grid, pairs)
+            except ProductError:
+                raise
+            except RSGeoGANError as error:
+                _record(products, f"{item.id}_{direction}", error, failures)
+                continue
+            finished = _finished(out, job)
+            if finished is None:
+                jobs.append((translator, job))
+            else:
+                products.add(finished)
+    strips = [-(-job.reader.shape[0] // window_px) for _, job in jobs]
+    counter = _Counter(sum(strips), progress)
+    for (translator, job), count in zip(jobs, strips, strict=True):
+        before = counter.value
+        try:
+            products.add(_make(job, translator, out, window_px, counter))
+        except ProductError:
+            products.save()
+            raise
+        except RSGeoGANError as error:
+            _record(products, job.stem, error, failures)
+        counter.value = before + count
+        products.save()
+    products.save()
+    if failures and len(failures) == tried and all(isinstance(error, CheckpointError) for error in failures):
+        raise failures[0]
+    check_share(len(failures), tried, max_failed_share, _STAGE, products.path)
+    _log.info(
+        "generate: %d made, %d were finished, %d failed", len(jobs), tried - len(jobs) - len(failures), len(failures)
+    )
+    return products
+
+
+def _device(name: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+@dataclass
+class _Counter:
+    """Strips done so far, over all products."""
+
+    total: int
+    progress: Progress
+    value: int = 0
+
+    def step(self) -> None:
+        self.value = min(self.value + 1, self.total)
+        self.progress(_STAGE, self.value, self.total)
+
+
+def _record(products: Manifest, item_id: str, error: RSGeoGANError, failures: list[RSGeoGANError]) -> None:
+    """Keep a failure in the manifest and the log; the other scenes go on."""
+    _log.warning("generate: %s left out: %s", item_id, error)
+    failures.append(error)
+    products.drop(item_id, _STAGE, type(error).__name__, str(error))
+
+
+def _plan(item: pystac.Item, translator: Translator, grid: Grid, pairs: Manifest) -> _Job:
+    """Decide what is read, on which grid, and what the product is called."""
+    scaler = translator.source_scaler
+    side = side_of(item)
+    if side.sensor.analysis_unit != scaler.unit:
+        raise CheckpointError(
+            f"{item.id}: the checkpoint was trained on {scaler.unit} ({scaler.sensor}), the scene gives "
+            f"{side.sensor.analysis_unit} ({side.sensor.name}); train on this sensor, or correct `sensor` in the "
+            "catalogue."
+        )
+    side = _ordered(side, scaler.bands)
+    box, grid_name, displacement = _place(side, inspect(side.path).geobox, translator, grid, pairs)
+    if displacement is not None:
+        side = replace(side, displacement=displacement)
+    provenance = Provenance(
+        direction=translator.direction,
+        checkpoint=translator.digest,
+        recipe=translator.facts.recipe,
+        sources=(item.id,),
+        radius_px=translator.facts.radius_px,
+        grid=grid_name,
+        inputs=fingerprint({"side": side.key(), "box": box_to_dict(box)}),
+    )
+    stem = product_stem(safe_name(item.id), translator.direction, translator.digest)
+    return _Job(safe_name(stem), item, SceneReader(side, box, scaler), provenance)
+
+
+def _ordered(side: Side, wanted: Sequence[str]) -> Side:
+    """Return the side with the bands the generator was trained on, in its order."""
+    names = [name.lower() for name in side.sensor.band_names]
+    missing = [name for name in wanted if name.lower() not in names]
+    if missing:
+        raise CheckpointError(
+            f"{side.item.id}: the checkpoint was trained on the {len(wanted)} bands {', '.join(wanted)}, the scene "
+            f"gives {', '.join(side.sensor.band_names)}; missing {', '.join(missing)}. List them in the catalogue, "
+            "or train on these."
+        )
+    bands = tuple(side.bands[names.index(name.lower())] for name in wanted)
+    return replace(side, sensor=side.sensor.select(wanted), bands=bands)
+
+
+def _place(
+    side: Side, scene_box: GeoBox, translator: Translator, grid: Grid, pairs: Manifest
+) -> tuple[GeoBox, GridName, Displacement | None]:
+    """Choose the product's grid, and how the scene's content is found on it."""
+    moving, displacement = _moved(side, pairs)
+    gsd = translator.facts.gsd
+    if not moving and all(abs(size / gsd - 1) <= _GSD_TOLERANCE for size in _pixel_size(scene_box)):
+        return scene_box, "source", None
+    if abs(grid.gsd / gsd - 1) > _GSD_ROOM:
+        raise CheckpointError(
+            f"{side.item.id}: the checkpoint was trained at {gsd:g} CRS units a pixel, the declared grid has "
+            f"{grid.gsd:g}; set grid.gsd_m to the model's, or train on this grid."
+        )
+    return _cover(scene_box, grid.box((0, 0))), "tiled target" if moving else "declared", displacement
+
+
+def _moved(side: Side, pairs: Manifest) -> tuple[bool, Displacement | None]:
+    """Tell whether co-registration moves this scene, and by which, the most trusted, measurement."""
+    name = side.item.id
+    roles = ("rsgeo:source_item", "rsgeo:target_item")
+    mine = [pair.properties for pair in pairs if name in (pair.properties.get(role) for role in roles)]
+    if not mine:
+        return side.sensor.modality == "sar", None
+    if all(known.get(f"rsgeo:{known.get('rsgeo:reference', 'source')}_item") == name for known in mine):
+        return False, None
+    found = [Displacement.from_dict(known["rsgeo:displacement"]) for known in mine if known.get("rsgeo:reliable")]
+    return True, max(found, key=lambda displacement: displacement.confidence, default=None)
+
+
+def _pixel_size(box: GeoBox) -> tuple[float, float]:
+    """Return the lengths of a pixel's two sides in CRS units, whatever the rotation."""
+    a, b, _, d, e, _ = box.affine[:6]
+    return math.hypot(a, d), math.hypot(b, e)
+
+
+def _cover(scene_box: GeoBox, lattice: GeoBox) -> GeoBox:
+    """Return the smallest box of whole lattice pixels around a scene."""
+    if scene_box.crs == lattice.crs:
+        height, width = scene_box.shape
+        corners = [scene_box.affine * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
+    else:
+        corners = list(scene_box.footprint(crs_of(lattice), npoints=64).exterior.points)
+    pixels = [~lattice.affine * corner for corner in corners]
+    columns, rows = ([pixel[axis] for pixel in pixels] for axis in (0, 1))
+    left, top = math.floor(min(columns) + _SNAP_PX), math.floor(min(rows) + _SNAP_PX)
+    right, bottom = math.ceil(max(columns) - _SNAP_PX), math.ceil(max(rows) - _SNAP_PX)
+    return GeoBox((bottom - top, right - left), lattice.affine * Affine.translation(left, top), lattice.crs)
+
+
+def _finished(out: Path, job: _Job) -> pystac.Item | None:
+    """Return the item of a product that is whole and made from the same inputs."""
+    beside = out / f"{job.stem}.json"
+    if not (beside.is_file() and (out / f"{job.stem}.tif").is_file() and (out / f"{job.stem}.qml").is_file()):
+        return None
+    try:
+        item = pystac.Item.from_dict(json.loads(beside.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, pystac.STACError):
+        return None
+    same = (
+        item.properties.get("rsgeo:checkpoint") == job.provenance.checkpoint
+        and item.properties.get("rsgeo:inputs") == job.provenance.inputs
+    )
+    for asset in item.assets.values():
+        asset.href = str((out / asset.href).resolve())
+    return item if same else None
+
+
+def _make(job: _Job, translator: Translator, out: Path, window_px: int, counter: _Counter) -> pystac.Item:
+    """Freeze the normalisation for the scene, translate it, and write raster, style and item."""
+    for left in out.glob(f".{job.stem}.*.stage*.tif"):
+        left.unlink(missing_ok=True)
+    reader, scaler = job.reader, translator.target_scaler
+    samples, valid = sample_windows(reader, translator.stride)
+    translator.freeze(torch.from_numpy(samples), torch.from_numpy(valid[:, None].astype(np.float32)))
+    encoding = Encoding.of(scaler, SENSORS.get(scaler.sensor))
+    path = out / f"{job.stem}.tif"
+    with StripWriter(
+        path,
+        reader.box,
+        len(scaler.bands),
+        encoding.dtype,
+        encoding.nodata,
+        encoding.names,
+        encoding.unit,
+        encoding.scale,
+        encoding.offset,
+        job.provenance.tags(),
+    ) as writer:
+        translate(
+            reader,
+            translator,
+            lambda model, row, kept: writer.write(encoding(model, kept), row, kept),
+            channels=len(scaler.bands),
+            window_px=window_px,
+            seed=noise_seed(job.item.id),
+            done=counter.step,
+        )
+    style = write_text(path.with_suffix(".qml"), qml(scaler))
+    item = make_item(
+        job.stem,
+        reader.box,
+        when=job.item.datetime or datetime.now(UTC),
+        properties=job.provenance.properties(),
+        assets={"data": path.resolve(), "style": style.resolve()},
+        titles={"data": f"Synthetic {', '.join(scaler.bands)} ({scaler.unit})", "style": "QGIS style"},
+    )
+    _write_item(item, path.with_suffix(".json"))
+    return item
+
+
+def _write_item(item: pystac.Item, path: Path) -> None:
+    """Write an item beside its raster, with asset paths relative to it."""
+    document = item.to_dict(include_self_link=False, transform_hrefs=False)
+    for asset in document["assets"].values():
+        asset["href"] = f"./{Path(asset['href']).name}"
+    write_json(path, document)

@@ -1,0 +1,377 @@
+"""Moves one scene through a generator in strips: read ahead, translate windows, hand over to a writer.
+
+Memory is a few strips (scene width times window height) plus one window's activations, whatever the height
+of the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from odc.geo.geobox import GeoBox
+
+from rsgeo_gan.errors import SourceError
+from rsgeo_gan.sensors import Scaler, Sensor
+from rsgeo_gan.tiling import Side
+
+__all__ = ["Encoding", "Network", "SceneReader", "Span", "noise_rows", "sample_windows", "spans", "translate"]
+
+CHUNK_PX = 512
+"""Rows read at a time: whole blocks of nearly every file, counted from the scene's first row."""
+
+SAMPLE_PX = 256
+"""Side of a sample window of the first pass."""
+
+SAMPLES = 8
+"""Sample windows of the first pass; together as many pixels as one prediction window and its halo."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of rows or columns: what is kept, and what is read for it.
+
+    Attributes:
+        start: First kept pixel.
+        stop: Pixel after the last kept one.
+        read_start: First pixel read; a whole multiple of the network's stride.
+        read_stop: Pixel after the last one read.
+    """
+
+    start: int
+    stop: int
+    read_start: int
+    read_stop: int
+
+    @property
+    def kept(self) -> slice:
+        """The kept part, counted from the first pixel read."""
+        return slice(self.start - self.read_start, self.stop - self.read_start)
+
+
+def spans(length: int, core_px: int, halo_px: int, stride: int, *, even: bool = False) -> list[Span]:
+    """Cut an axis into cores with halos, clipped at both ends of the scene.
+
+    Args:
+        length: Pixels of the axis.
+        core_px: Wanted length of a core; rounded up to the stride.
+        halo_px: Margin on either side, a whole multiple of the stride.
+        stride: Reads begin at whole multiples of it, counted from the scene's origin.
+        even: Make all cores about equally long instead of leaving a short one at the end.
+
+    Returns:
+        Spans whose cores cover the axis once, in order.
+    """
+    if even:
+        core_px = -(-length // -(-length // core_px))
+    step = -(-core_px // stride) * stride
+    return [
+        Span(start, min(start + step, length), max(0, start - halo_px), min(length, start + step + halo_px))
+        for start in range(0, length, step)
+    ]
+
+
+@dataclass(frozen=True)
+class SceneReader:
+    """Reads a scene on the grid of its product, in model units.
+
+    Attributes:
+        side: The scene, its bands and its displacement, read exactly as tiles are.
+        box: Grid of the product.
+        scaler: Analysis units to model units, bands in the side's order.
+    """
+
+    side: Side
+    box: GeoBox
+    scaler: Scaler
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the product."""
+        return int(self.box.shape.y), int(self.box.shape.x)
+
+    def read(self, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window in one resampling, or none where scene and product share a lattice.
+
+        Args:
+            row: First row on `box`.
+            col: First column on `box`.
+            height: Rows.
+            width: Columns.
+
+        Returns:
+            float32 of shape (C, height, width) in [-1, 1], 0 where invalid, and validity (height, width).
+        """
+        values = self.side.read(self.box[row : row + height, col : col + width])
+        valid = ~np.isnan(values[0])
+        gain, bias = self.scaler.gain, self.scaler.bias
+        if self.side.sensor.analysis_unit == "reflectance":
+            gain, bias = gain * self.side.sensor.scale, bias + gain * self.side.offset
+        for band, factor, shift in zip(values, gain.astype(np.float32), bias.astype(np.float32), strict=True):
+            np.multiply(band, factor, out=band)
+            np.add(band, shift, out=band)
+        np.clip(values, -1, 1, out=values)
+        if not valid.all():
+            values[:, ~valid] = 0
+        return values, valid
+
+
+def sample_windows(reader: SceneReader, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read full-resolution windows spread over the valid part of a scene, the same ones every time.
+
+    Cells of `SAMPLE_PX` are visited in an order that spreads (steps of the golden section); windows at
+    least half valid are taken until there are `SAMPLES`. Where the scene has too few of them, those with
+    the most valid pixels are taken.
+
+    Args:
+        reader: The scene.
+        stride: Windows begin at whole multiples of it and have such a side, where the scene is large enough.
+
+    Returns:
+        Windows of shape (N, C, side, side), 0 where invalid, and validity (N, side, side).
+
+    Raises:
+        SourceError: If the scene has no valid pixel at all.
+    """
+    height, width = reader.shape
+    rows, cols = (_side(length, stride) for length in (height, width))
+    cells = [(row, col) for row in _starts(height, rows, stride) for col in _starts(width, cols, stride)]
+    taken: list[tuple[float, np.ndarray, np.ndarray]] = []
+    for cell in _spread(len(cells)):
+        values, valid = reader.read(*cells[cell], rows, cols)
+        share = float(valid.mean())
+        if share > 0:
+            taken.append((share, values, valid))
+        if len(taken) > SAMPLES:
+            taken.remove(min(taken, key=lambda sample: sample[0]))
+        if len(taken) == SAMPLES and all(share >= 0.5 for share, _, _ in taken):
+            break
+    if not taken:
+        raise SourceError(
+            f"{reader.side.path}: no valid pixel on the product's grid of {height} x {width} pixels; every pixel is "
+            "nodata or masked as cloud. Drop the scene, or check its nodata value and class mask."
+        )
+    return np.stack([values for _, values, _ in taken]), np.stack([valid for _, _, valid in taken])
+
+
+def _side(length: int, stride: int) -> int:
+    side = min(SAMPLE_PX, length)
+    return max(side // stride * stride, min(side, stride))
+
+
+def _starts(length: int, side: int, stride: int) -> list[int]:
+    last = (length - side) // stride * stride
+    return sorted({min(start, last) for start in range(0, length, side)})
+
+
+def _spread(n: int) -> Iterator[int]:
+    step = max(1, round(n * 0.6180339887498949))
+    while np.gcd(step, n) != 1:
+        step += 1
+    return ((k * step) % n for k in range(n))
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How model values become the numbers of a product file.
+
+    Attributes:
+        dtype: NumPy name of the file's data type.
+        nodata: Declared nodata, or None where only the mask tells.
+        unit: Unit of the analysis values.
+        scale: Analysis = raw · scale + offset.
+        offset: See scale.
+        names: Band names.
+        gain: Raw per model unit, shape (C, 1, 1).
+        bias: Raw at model 0, shape (C, 1, 1).
+        limits: Smallest and largest raw value of a valid pixel.
+    """
+
+    dtype: str
+    nodata: float | None
+    unit: str
+    scale: float
+    offset: float
+    names: tuple[str, ...]
+    gain: np.ndarray
+    bias: np.ndarray
+    limits: tuple[float, float]
+
+    @classmethod
+    def of(cls, scaler: Scaler, sensor: Sensor | None = None) -> Encoding:
+        """Choose how products of a scaler's sensor are stored.
+
+        Reflectance becomes uint16 DN with scale and offset tags and nodata 0, as optical products are
+        delivered; dB becomes float32 with nodata NaN; display values stay uint8 and rely on the mask,
+        since 0 is one of their values.
+
+        Args:
+            scaler: Model units to analysis units.
+            sensor: The sensor, where it is registered; one that delivers float reflectance gets float32.
+        """
+        if scaler.unit == "reflectance" and (sensor is None or sensor.unit == "dn"):
+            scale, offset = (sensor.scale, sensor.offset) if sensor is not None else (1e-4, 0.0)
+            kind: tuple[str, float | None, tuple[float, float]] = ("uint16", 0.0, (1.0, 65535.0))
+        elif scaler.unit == "display":
+            scale, offset, kind = 1.0, 0.0, ("uint8", None, (0.0, 255.0))
+        else:
+            scale, offset, kind = 1.0, 0.0, ("float32", float("nan"), (-np.inf, np.inf))
+        per_model = 1 / scaler.gain
+        at_zero = -scaler.bias / scaler.gain
+        return cls(
+            *kind[:2],
+            scaler.unit,
+            scale,
+            offset,
+            scaler.bands,
+            (per_model / scale).astype(np.float32)[:, None, None],
+            ((at_zero - offset) / scale).astype(np.float32)[:, None, None],
+            kind[2],
+        )
+
+    def __call__(self, model: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Encode a strip; `model` is used up.
+
+        Args:
+            model: float32, shape (C, h, W), in [-1, 1].
+            valid: Validity, shape (h, W).
+
+        Returns:
+            Raw values of shape (C, h, W) in the file's data type, nodata where invalid.
+        """
+        model *= self.gain
+        model += self.bias
+        if np.dtype(self.dtype).kind == "u":
+            np.rint(model, out=model)
+            np.clip(model, *self.limits, out=model)
+        fill = 0.0 if self.nodata is None else self.nodata
+        if not valid.all():
+            np.copyto(model, np.float32(fill), where=~valid)
+        return model.astype(self.dtype, copy=False)
+
+
+class Network(Protocol):
+    """What `translate` needs to know about a generator."""
+
+    halo_px: int
+    stride: int
+    noise_channels: int
+
+    def __call__(
+        self, batch: torch.Tensor, mask: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Translate a batch (B, C, H, W) in model units; a float32 CPU tensor of the same size comes back."""
+        ...
+
+
+Write = Callable[[np.ndarray, int, np.ndarray], None]
+"""Receives model values (C, h, W), the first row and the validity (h, W) of a finished strip."""
+
+
+def translate(
+    reader: SceneReader,
+    network: Network,
+    write: Write,
+    *,
+    channels: int,
+    window_px: int = 512,
+    seed: int = 0,
+    done: Callable[[], None] = lambda: None,
+) -> None:
+    """Translate a whole scene, strip by strip from top to bottom.
+
+    Windows without any valid pixel to keep are not computed. A generator that takes noise gets a field
+    that is a function of seed, row and column alone, so noise has no seams either.
+
+    Args:
+        reader: The scene, on the product's grid.
+        network: The generator, with normalisation frozen.
+        write: Takes each finished strip; the array is its own.
+        channels: Bands that the generator gives.
+        window_px: Side of a window's core; its halo comes on top.
+        seed: Seed of the noise field.
+        done: Called after each strip.
+    """
+    height, width = reader.shape
+    columns = spans(width, window_px, network.halo_px, network.stride, even=True)
+    with _Rows(reader, network.noise_channels, seed) as rows:
+        for row in spans(height, window_px, network.halo_px, network.stride):
+            values, valid, noise = rows.take(row.read_start, row.read_stop)
+            kept = valid[row.kept]
+            out = np.zeros((channels, row.stop - row.start, width), np.float32)
+            for col in columns:
+                if not kept[:, col.start : col.stop].any():
+                    continue
+                across = slice(col.read_start, col.read_stop)
+                whole = bool(valid[:, across].all())
+                answer = network(
+                    _tensor(values[:, :, across]),
+                    None if whole else _tensor(valid[None, :, across].astype(np.float32)),
+                    _tensor(noise[:, :, across]) if network.noise_channels else None,
+                )
+                out[:, :, col.start : col.stop] = answer[0, :, row.kept, col.kept].numpy()
+            write(out, row.start, kept)
+            done()
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))[None]
+
+
+def noise_rows(row: int, height: int, width: int, channels: int, seed: int) -> np.ndarray:
+    """Draw rows of a standard normal field that depends on seed, row and column only.
+
+    Args:
+        row: First row; a whole multiple of `CHUNK_PX`.
+        height: Rows, at most `CHUNK_PX`.
+        width: Columns of the whole field.
+        channels: Fields.
+        seed: Seed of the field.
+
+    Returns:
+        float32, shape (channels, height, width).
+    """
+    draw = np.random.Generator(np.random.Philox(key=[seed, row // CHUNK_PX]))
+    return draw.standard_normal((height, channels, width), dtype=np.float32).transpose(1, 0, 2)
+
+
+class _Rows:
+    """Rows of a scene in order, each decoded once, the next ones read while others are worked on."""
+
+    def __init__(self, reader: SceneReader, noise_channels: int, seed: int) -> None:
+        self._reader = reader
+        self._noise = noise_channels, seed
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._first = self._end = 0
+        self._ahead: Future[tuple[np.ndarray, ...]] | None = self._pool.submit(self._read, 0)
+
+    def _read(self, row: int) -> tuple[np.ndarray, ...]:
+        height, width = self._reader.shape
+        count = min(CHUNK_PX, height - row)
+        values, valid = self._reader.read(row, 0, count, width)
+        return values, valid[None], noise_rows(row, count, width, *self._noise)
+
+    def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return values, validity and noise of rows start to stop; rows before start are forgotten."""
+        while self._ahead is not None and self._end < stop:
+            part = self._ahead.result()
+            self._parts.append(part)
+            self._end += part[0].shape[1]
+            height = self._reader.shape[0]
+            self._ahead = self._pool.submit(self._read, self._end) if self._end < height else None
+        whole = [np.concatenate(pieces, axis=1) for pieces in zip(*self._parts, strict=True)]
+        values, valid, noise = (piece[:, start - self._first : stop - self._first] for piece in whole)
+        kept = [piece[:, start - self._first :] for piece in whole]
+        self._parts, self._first = [tuple(kept)], start
+        return values, valid[0], noise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
