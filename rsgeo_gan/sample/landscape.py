@@ -116,7 +116,7 @@ def build_landscape(extent_m: float, margin_m: float, seed: int) -> Landscape:
     townness = _settlements(x, y, extent_m, size, water | (steep > 0.12), patchy, rng)
     built = townness > 0
     wooded = 4.2 * steep + 0.62 * patchy + 0.2 * (height - 440) / 100 - 0.3 * gullies
-    forest = (wooded > 1.2) & ~built
+    forest = (wooded > 1.3) & ~built
     near_river = ndimage.distance_transform_edt(~river).astype(np.float32) * MASTER_M
     forest |= (near_river < 70 + 45 * patchy) & ~built
     conifer = 1.3 * patchy + 1.1 * gullies + (height - 600) / 120 > 0.4
@@ -281,11 +281,13 @@ def _build_up(
     rows, columns = np.nonzero(townness > 0)
     if rows.size:
         quarter = mosaic(warped_x[rows, columns], warped_y[rows, columns], 150, seed + 200, jitter=0.55)
-        # Streets of one neighbourhood follow a common direction, with small deviations per block.
-        common = np.arctan2(np.sin(x[rows, columns] / 2600), np.cos(y[rows, columns] / 3100)).astype(np.float32)
-        turn = 0.3 * common + 0.25 * (quarter.number(seed + 21) - 0.5)
-        px, py = warped_x[rows, columns], warped_y[rows, columns]
-        u, v = px * np.cos(turn) + py * np.sin(turn), py * np.cos(turn) - px * np.sin(turn)
+        # Neighbouring quarters have similar directions; inside a quarter streets are straight.
+        common = 0.9 * np.sin(quarter.columns / 9.0 + seed) + 0.5 * np.cos(quarter.rows / 11.0)
+        turns = (common + 0.35 * (hashed(seed + 21, quarter.columns, quarter.rows) - 0.5)).astype(np.float32)
+        turn = turns[quarter.cell]
+        rotation = turn - quarter.orientation
+        u = quarter.along * np.cos(rotation) + quarter.across * np.sin(rotation)
+        v = quarter.across * np.cos(rotation) - quarter.along * np.sin(rotation)
         depth = townness[rows, columns]
         kind = quarter.number(seed + 22)
         industry = (kind < 0.13) & (depth > 0.02) & (depth < 0.4)
