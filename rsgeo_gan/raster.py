@@ -38,6 +38,9 @@ __all__ = ["GDAL_CACHE_MIB", "RasterInfo", "StripWriter", "inspect", "opened", "
 GDAL_CACHE_MIB = 128
 """Block cache while streaming; GDAL's default of 5 % of the memory would hide the bound."""
 
+# Georeferencing is judged by `_box`, in words; rasterio's own silencing of this warning is not thread-safe.
+warnings.simplefilter("ignore", NotGeoreferencedWarning)
+
 _BLOCK_PX = 256
 _RETRY = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 4, "GDAL_HTTP_RETRY_DELAY": 0.2}
 
@@ -89,13 +92,8 @@ def opened(path: Path | str) -> Iterator[rasterio.DatasetReader]:
     if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
         raise SourceError(f"There is no file {path}. Check the path in the catalogue or on the command line.")
     try:
-        with (
-            warnings.catch_warnings(),
-            rasterio.Env(**_RETRY),
-        ):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as dataset:
-                yield dataset
+        with rasterio.Env(**_RETRY), rasterio.open(path) as dataset:
+            yield dataset
     except RasterioIOError as error:
         raise SourceError(
             f"{path} cannot be read: {_first_line(error)}. It is no raster that GDAL knows, or it is truncated; "
