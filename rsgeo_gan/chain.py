@@ -11,9 +11,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rsgeo_gan.catalog import Catalog, load
+from rsgeo_gan.catalog.models import Direction
 from rsgeo_gan.errors import CatalogError, ProductError
 from rsgeo_gan.manifest import Manifest, write_json, write_text
 from rsgeo_gan.progress import Progress, silent
@@ -22,16 +23,18 @@ from rsgeo_gan.training import MODES, Mode, read_pin
 __all__ = [
     "DIRECTIONS",
     "STAGES",
+    "Direction",
     "Job",
     "Outcome",
     "Stage",
+    "headline",
     "nothing_new",
     "prepare",
     "run_stage",
     "stage_named",
 ]
 
-DIRECTIONS = ("source_to_target", "target_to_source")
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,13 @@ def stage_named(name: str) -> Stage:
     raise ValueError(f"no stage {name!r}; expected one of {', '.join(stage.name for stage in STAGES)}")
 
 
+def headline(job: Job) -> list[dict[str, Any]]:
+    """Return the scores worth a table, one row per product or baseline, as the report computed them."""
+    from rsgeo_gan.report import headline as rows
+
+    return list(rows(job.root))
+
+
 def nothing_new(outcomes: list[Outcome]) -> bool:
     """Tell whether a whole run found everything done already."""
     return all(outcome.new == 0 for outcome in outcomes)
@@ -165,7 +175,7 @@ def _coregister(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
 
     before = _known(job.root / "pairs")
     pairs = coregister(
-        Manifest.read(job.root / "scenes"),
+        Manifest.read(_collection(job, "scenes")),
         catalog.pairing,
         job.root / "pairs",
         max_failed_share=catalog.limits.max_failed_share,
@@ -178,9 +188,9 @@ def _tile(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     from rsgeo_gan.tiling import resolve_grid, tile
 
     before = _known(job.root / "tiles")
-    scenes = Manifest.read(job.root / "scenes")
+    scenes = Manifest.read(_collection(job, "scenes"))
     tiles = tile(
-        Manifest.read(job.root / "pairs"),
+        Manifest.read(_collection(job, "pairs")),
         scenes,
         resolve_grid(catalog.grid, scenes),
         catalog.tiling,
@@ -194,7 +204,7 @@ def _train(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     from rsgeo_gan.training import train
 
     published = train(
-        job.root / "tiles" / "tiles.json",
+        _collection(job, "tiles"),
         catalog.training,
         job.root / "training",
         mode=job.train,
@@ -221,15 +231,15 @@ def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
             f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan train` first, or `rsgeo-gan run`."
         )
     before = _known(job.root / "products")
-    scenes = Manifest.read(job.root / "scenes")
+    scenes = Manifest.read(_collection(job, "scenes"))
     products = generate(
         scenes,
-        Manifest.read(job.root / "tiles"),
+        Manifest.read(_collection(job, "tiles")),
         pin.path,
         job.root / "products",
         directions=list(catalog.products.directions),
         grid=resolve_grid(catalog.grid, scenes),
-        pairs=Manifest.read(job.root / "pairs"),
+        pairs=Manifest.read(_collection(job, "pairs")),
         window_px=catalog.products.window_px,
         progress=progress,
     )
@@ -241,7 +251,7 @@ def _report(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     root = job.root
     page, seal = root / "report" / "index.html", root / "report" / ".made_from.json"
     radius_px = catalog.training.radius_px
-    parts = [_fingerprint(root / name / f"{name}.json") for name in ("scenes", "pairs", "tiles", "products")]
+    parts = [_fingerprint(_collection(job, name)) for name in ("scenes", "pairs", "tiles", "products")]
     pin = read_pin(root / "models")
     made_from = {"parts": parts, "checkpoint": pin.digest if pin else "", "radius_px": radius_px}
     if page.is_file() and seal.is_file() and json.loads(seal.read_text(encoding="utf-8")) == made_from:
@@ -266,6 +276,10 @@ STAGES: tuple[Stage, ...] = (
 """The chain, in order."""
 
 _IGNORED = {"created", "updated", "processing:datetime"}
+
+
+def _collection(job: Job, name: str) -> Path:
+    return job.root / name / f"{name}.json"
 
 
 def _known(folder: Path) -> dict[str, str]:

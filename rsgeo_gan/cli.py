@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 import yaml
@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 
 from rsgeo_gan import __version__
 from rsgeo_gan.catalog import Catalog
-from rsgeo_gan.chain import DIRECTIONS, STAGES, Job, Outcome, nothing_new, prepare, run_stage
+from rsgeo_gan.chain import DIRECTIONS, STAGES, Job, Outcome, headline, nothing_new, prepare, run_stage
 from rsgeo_gan.errors import FailedShareError, RSGeoGANError, TrainingError
 from rsgeo_gan.manifest import write_text
 from rsgeo_gan.progress import Progress
@@ -93,9 +93,18 @@ SetOption = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what each stage does.")] = False,
 ) -> None:
@@ -105,9 +114,6 @@ def _options(
     """
     global _debug
     _debug = debug
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=_screen, show_path=debug)], force=True)
     logging.getLogger("rsgeo_gan").setLevel(level)
@@ -122,7 +128,10 @@ def demo(out: OutOption = Path("out/demo")) -> None:
     _run(Job("sample", str(out)))
 
 
-@app.command()
+@app.command(
+    epilog="Examples: rsgeo-gan run --catalog catalogs/sample.yaml --out out/sample; "
+    "rsgeo-gan run --source EO.tif --target SAR.tif --out out/mine --direction both"
+)
 def run(
     out: OutOption,
     catalog: Annotated[str | None, typer.Option("--catalog", "-c", help="Catalogue: a YAML file or a name.")] = None,
@@ -135,14 +144,7 @@ def run(
     recipe: RecipeOption = "",
     settings: SetOption = None,
 ) -> None:
-    """Run the whole chain: ingest, coregister, tile, train, generate, report.
-
-    Examples:
-
-    rsgeo-gan run --catalog catalogs/sample.yaml --out out/sample
-
-    rsgeo-gan run --source EO.tif --target SAR.tif --out out/mine --direction both
-    """
+    """Run the whole chain: ingest, coregister, tile, train, generate, report."""
     by_files = source is not None or target is not None
     if by_files == (catalog is not None) or (source is None) != (target is None):
         raise typer.BadParameter("give either --catalog, or both --source and --target", param_hint="--catalog")
@@ -258,8 +260,7 @@ def _job(catalog: str, out: Path, train: str, direction: str, recipe: str, setti
             f"expected one of {', '.join(DIRECTIONS)}, both; got {direction!r}", param_hint="--direction"
         )
     chosen = DIRECTIONS if direction == "both" else (direction,) if direction else ()
-    mode: Mode = train  # type: ignore[assignment]  # one of MODES, checked above
-    return Job(catalog, str(out), train=mode, directions=chosen, recipe=recipe, settings=settings)
+    return Job(catalog, str(out), train=cast(Mode, train), directions=chosen, recipe=recipe, settings=settings)
 
 
 def _run(job: Job, names: Sequence[str] = ()) -> None:
@@ -300,7 +301,7 @@ def _bar(name: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Bars(*columns, console=_screen, transient=True) as bars:
+    with Bars(*columns, console=_screen, transient=True, disable=not _screen.is_terminal) as bars:
         task = bars.add_task("", total=None, stage=name)
 
         def report(label: str, done: int, total: int) -> None:
@@ -314,7 +315,7 @@ def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
     console = Console()
     root = job.root
     products = sorted((root / "products").rglob("*.tif"))
-    rows = _headline(root)
+    rows = headline(job)
     if rows:
         table = Table(title="Scores of the generated rasters", title_justify="left")
         for column in rows[0]:
@@ -326,12 +327,6 @@ def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
         console.print("Nothing new: everything was done already.", highlight=False)
     console.print(f"{len(products)} products in {root / 'products'}", highlight=False, soft_wrap=True)
     console.print(f"Report: {root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
-
-
-def _headline(root: Path) -> list[dict[str, Any]]:
-    from rsgeo_gan.report import headline
-
-    return list(headline(root))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

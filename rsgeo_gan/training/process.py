@@ -41,6 +41,9 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 FINETUNE_SHARE = 0.2
 """Epochs of a refinement, as a share of the recipe's own."""
 
+FIT: tuple[str, ...] = (sys.executable, "-m", "rsgeo_gan.cli", "fit")
+"""The command that trains."""
+
 _POLL_S = 0.5
 _LOG_LINES = 15
 _PROGRESS = "progress.json"
@@ -203,7 +206,7 @@ def _fit(folder: Path, recipe: dict[str, Any], progress: Progress) -> Path:
             progress("train", 1, 1)
             return done
         (folder / _PROGRESS).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "rsgeo_gan.cli", "fit", "--config", str(config)]
+        command = [*FIT, "--config", str(config)]
         last = folder / "checkpoints" / "last.ckpt"
         if last.is_file():
             logger.info("training %s continues from its last checkpoint", folder.name)

@@ -1,0 +1,1 @@
+"""Thin Prefect flows over the stages of `rsgeo_gan`; used from a checkout, not installed."""

@@ -1,0 +1,280 @@
+"""Training as a process: publishing, pinning, resuming and what it says when it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from odc.geo.geobox import GeoBox
+
+from rsgeo_gan import raster
+from rsgeo_gan.catalog import Training
+from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError, TrainingError
+from rsgeo_gan.manifest import Manifest, make_item
+from rsgeo_gan.training import Published, find_recipe, process, publish, read_pin, train
+from rsgeo_gan.training.recipes import fit_channels, recipe_names, with_overrides
+
+RECIPE = {
+    "trainer": {"max_epochs": 10},
+    "model": {
+        "class_path": "x.Task",
+        "init_args": {
+            "generator": {"class_path": "x.G", "init_args": {"width": 8}},
+            "generator_back": {"class_path": "x.G"},
+            "discriminator": {"class_path": "x.D"},
+            "discriminator_back": {"class_path": "x.D"},
+        },
+    },
+    "data": {"class_path": "x.Data", "init_args": {"patch_size": 32}},
+}
+
+FAKE_FIT = """
+import json, pathlib, sys, time, yaml
+config = yaml.safe_load(pathlib.Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
+folder = pathlib.Path(config["trainer"]["default_root_dir"])
+with (folder / "calls").open("a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+behaviour = (folder.parents[1] / "behaviour")
+how = behaviour.read_text() if behaviour.exists() else ""
+checkpoints = folder / "checkpoints"
+checkpoints.mkdir(exist_ok=True)
+(checkpoints / "last.ckpt").write_bytes(b"half")
+report = folder / "progress.json"
+report.write_text(json.dumps({"state": "running", "done": 3, "total": 8}))
+if how == "fail":
+    print("out of luck")
+    sys.exit(7)
+if how == "slow":
+    time.sleep(3)
+(checkpoints / "best.ckpt").write_bytes(b"weights of " + folder.name.encode())
+report.write_text(json.dumps({"state": "finished", "done": 8, "total": 8, "checkpoint": "/elsewhere/best.ckpt"}))
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run with four tiles (three for training), a recipe and a stand-in for `fit`."""
+    script = tmp_path / "fit.py"
+    script.write_text(FAKE_FIT)
+    monkeypatch.setattr(process, "FIT", (sys.executable, str(script)))
+    monkeypatch.setattr(process, "_POLL_S", 0.02)
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(RECIPE))
+    _tiles(tmp_path, ["train", "train", "val", "train"])
+    return tmp_path
+
+
+def _tiles(root: Path, splits: list[str]) -> Manifest:
+    tiles = Manifest(root / "tiles" / "tiles.json")
+    for number, split in enumerate(splits):
+        box = GeoBox.from_bbox((0, 160 * number, 160, 160 * (number + 1)), "EPSG:32633", resolution=10)
+        assets = {}
+        for side, bands in (("source", 4), ("target", 2)):
+            array = np.ones((bands, *box.shape), np.float32)
+            assets[side] = raster.write(root / "tiles" / f"t{number}" / f"{side}.tif", array, box, cog=False)
+        tiles.add(
+            make_item(
+                f"t{number}",
+                box,
+                when=datetime(2024, 5, 1, tzinfo=UTC),
+                properties={"rsgeo:split": split, "rsgeo:pair": "p"},
+                assets=assets,
+            )
+        )
+    tiles.save()
+    return tiles
+
+
+def _train(root: Path, mode: process.Mode = "if_missing", **overrides: int) -> Published:
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    return train(
+        root / "tiles",
+        Training(recipe=str(root / "toy.yaml"), overrides=settings),
+        root / "training",
+        mode=mode,
+        models=root / "models",
+    )
+
+
+def _calls(root: Path) -> list[str]:
+    return [line for path in sorted((root / "training").glob("*/calls")) for line in path.read_text().splitlines()]
+
+
+def test_training_publishes_under_the_digest_of_the_checkpoint(root: Path) -> None:
+    published = _train(root)
+    assert published.new
+    assert published.digest == hashlib.sha256(published.path.read_bytes()).hexdigest()
+    assert published.path.name == f"toy-{published.digest[:12]}.ckpt"
+    assert json.loads((root / "models" / "current.json").read_text())["sha256"] == published.digest
+
+
+def test_a_published_checkpoint_is_kept_when_training_is_only_for_the_missing(root: Path) -> None:
+    first = _train(root)
+    second = _train(root)
+    assert second.digest == first.digest
+    assert not second.new
+    assert len(_calls(root)) == 1
+
+
+def test_never_without_a_published_checkpoint_says_what_to_do(root: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"No checkpoint is published in .*models.*train: if_missing"):
+        _train(root, "never")
+
+
+def test_training_anew_with_the_same_inputs_is_not_repeated(root: Path) -> None:
+    first = _train(root, "scratch")
+    assert _train(root, "scratch").digest == first.digest
+    assert len(_calls(root)) == 1
+
+
+def test_another_seed_of_the_recipe_is_another_training_and_the_older_checkpoint_stays(root: Path) -> None:
+    first = _train(root, "scratch")
+    second = _train(root, "scratch", trainer__max_epochs=11)
+    assert second.new
+    assert second.digest != first.digest
+    assert first.path.is_file()
+    pin = read_pin(root / "models")
+    assert pin is not None
+    assert pin.digest == second.digest
+
+
+def test_refinement_starts_from_the_pin_for_a_fifth_of_the_epochs(root: Path) -> None:
+    first = _train(root)
+    _tiles(root, ["train", "train", "val", "train", "train"])
+    second = _train(root, "finetune")
+    assert second.new
+    folder = next(path.parent for path in (root / "training").glob("*/recipe.yaml") if "StartFrom" in path.read_text())
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert recipe["trainer"]["max_epochs"] == 2
+    assert recipe["trainer"]["callbacks"][0]["init_args"]["path"] == str(first.path)
+
+
+def test_refinement_on_tiles_already_seen_does_nothing(root: Path) -> None:
+    first = _train(root)
+    second = _train(root, "finetune")
+    assert second.digest == first.digest
+    assert not second.new
+    assert len(_calls(root)) == 1
+
+
+def test_a_failed_training_shows_the_end_of_its_log_and_continues_from_the_last_checkpoint(root: Path) -> None:
+    (root / "behaviour").write_text("fail")
+    with pytest.raises(TrainingError, match=r"(?s)exit status 7.*out of luck.*Start again"):
+        _train(root)
+    (root / "behaviour").unlink()
+    assert _train(root).new
+    first, second = _calls(root)
+    assert "--ckpt_path" not in first
+    assert second.split()[-2] == "--ckpt_path"
+    assert second.endswith("checkpoints/last.ckpt")
+
+
+def test_a_training_still_running_elsewhere_is_waited_for_and_not_repeated(root: Path) -> None:
+    (root / "behaviour").write_text("slow")
+    results: list[Published] = []
+    threads = [threading.Thread(target=lambda: results.append(_train(root))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.2)
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert len({published.digest for published in results}) == 1
+    assert len(_calls(root)) == 1
+
+
+def test_progress_of_the_process_is_passed_on(root: Path) -> None:
+    (root / "behaviour").write_text("slow")
+    seen: list[tuple[str, int, int]] = []
+    training = Training(recipe=str(root / "toy.yaml"))
+    train(root / "tiles", training, root / "training", models=root / "models", progress=lambda *a: seen.append(a))
+    assert ("train", 3, 8) in seen
+    assert seen[-1] == ("train", 8, 8)
+
+
+def test_the_recipe_of_a_training_takes_its_band_counts_from_the_tiles(root: Path) -> None:
+    _train(root)
+    recipe = yaml.safe_load(next((root / "training").glob("*/recipe.yaml")).read_text())
+    networks = recipe["model"]["init_args"]
+    assert networks["generator"]["init_args"] == {"width": 8, "in_channels": 4, "out_channels": 2}
+    assert networks["generator_back"]["init_args"] == {"in_channels": 2, "out_channels": 4}
+    assert networks["discriminator"]["init_args"] == {"in_channels": 2}
+    assert networks["discriminator_back"]["init_args"] == {"in_channels": 4}
+
+
+def test_a_moved_run_finds_its_training_again(root: Path) -> None:
+    first = _train(root, "scratch")
+    moved = root.with_name(root.name + "-moved")
+    root.rename(moved)
+    training = Training(recipe=str(moved / "toy.yaml"))
+    again = train(moved / "tiles", training, moved / "training", mode="scratch", models=moved / "models")
+    assert again.digest == first.digest
+    assert len(_calls(moved)) == 1
+
+
+def test_no_training_tiles_is_an_error_that_names_the_settings(root: Path) -> None:
+    _tiles(root / "other", ["val"])
+    with pytest.raises(SourceError, match=r"no tiles of the split 'train' \(1 tiles in all\).*min_valid"):
+        train(root / "other" / "tiles", Training(recipe=str(root / "toy.yaml")), root / "x", models=root / "m")
+
+
+def test_an_altered_checkpoint_is_refused(root: Path) -> None:
+    published = _train(root)
+    published.path.write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match=r"is not the published one: expected SHA-256 \w+…, got"):
+        _train(root)
+
+
+def test_a_pin_without_its_checkpoint_is_refused(root: Path) -> None:
+    _train(root).path.unlink()
+    with pytest.raises(CheckpointError, match=r"names toy-\w+\.ckpt, which is not there"):
+        _train(root)
+
+
+def test_a_damaged_pin_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "current.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"current\.json is damaged: expected JSON"):
+        read_pin(tmp_path)
+
+
+def test_publishing_twice_leaves_one_file(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"weights")
+    for _ in range(2):
+        publish(tmp_path / "last.ckpt", tmp_path / "models", recipe="toy", trained_on="t")
+    assert len(list((tmp_path / "models").glob("*.ckpt"))) == 1
+    assert not list((tmp_path / "models").glob("*.part"))
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(CatalogError, match=r"Recipe 'nix' not found.*translation"):
+        find_recipe("nix")
+
+
+def test_every_packaged_recipe_is_found_by_name() -> None:
+    assert recipe_names()
+    assert all(find_recipe(name).is_file() for name in recipe_names())
+
+
+def test_overrides_reach_through_init_args_and_leave_the_original_alone() -> None:
+    changed = with_overrides(RECIPE, {"model.generator.width": 4, "trainer.max_epochs": 1, "data.batch_size": 2})
+    assert changed["model"]["init_args"]["generator"]["init_args"]["width"] == 4
+    assert changed["trainer"]["max_epochs"] == 1
+    assert changed["data"]["init_args"]["batch_size"] == 2
+    assert RECIPE["trainer"]["max_epochs"] == 10  # type: ignore[index]
+
+
+def test_an_override_through_a_value_is_an_error_that_names_it() -> None:
+    with pytest.raises(CatalogError, match=r"'trainer\.max_epochs\.x': 'max_epochs' is 10, not a mapping"):
+        with_overrides(RECIPE, {"trainer.max_epochs.x": 1})
+
+
+def test_networks_a_recipe_does_not_name_are_not_added() -> None:
+    recipe = {"model": {"init_args": {"generator": {"class_path": "x.G"}}}}
+    assert list(fit_channels(recipe, 4, 2)["model"]["init_args"]) == ["generator"]
