@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeGuard, cast
+from typing import Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -150,8 +150,8 @@ class PairLoss(Correspondence):
         if self.encoder is None or self.encoder_back is None:
             return
         for copied, network in ((self.encoder, generator), (self.encoder_back, generator_back)):
-            average = list(copied.parameters())
-            current = list(_encoder_of(network).parameters())
+            average: list[Tensor] = list(copied.parameters())
+            current: list[Tensor] = list(_encoder_of(network).parameters())
             torch._foreach_lerp_(average, current, 1.0 - self.decay)
 
     def forward(
@@ -328,4 +328,4 @@ def _encoder_of(network: nn.Module) -> nn.Module:
             f"PairLoss: expected a generator with an `encoder` that names its taps, got {type(network).__name__}; "
             "use ResNetGenerator, or PooledL1 as the correspondence"
         )
-    return cast(nn.Module, encoder)
+    return encoder

@@ -6,6 +6,7 @@ Reference: Isola et al., 2017, arXiv:1611.07004 (PatchGAN), as used by Zhu et al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def logit_mask(mask: Tensor, logits: Tensor, threshold: float = 0.9) -> Tensor:
     Returns:
         1 where a logit counts, 0 elsewhere, shape (B, 1, h, w), dtype of the logits.
     """
-    share = F.adaptive_avg_pool2d(mask.to(torch.float32), list(logits.shape[-2:]))
+    share = F.adaptive_avg_pool2d(mask.to(torch.float32), (logits.shape[-2], logits.shape[-1]))
     return (share >= threshold).to(logits.dtype)
 
 
@@ -52,7 +53,7 @@ class _Stage(nn.Module):
 
 def _nearest(mask: Tensor, like: Tensor) -> Tensor:
     """A mask at a feature map's size: a cell counts when any of its pixels does."""
-    return F.adaptive_max_pool2d(mask, list(like.shape[-2:]))
+    return F.adaptive_max_pool2d(mask, (like.shape[-2], like.shape[-1]))
 
 
 class PatchDiscriminator(nn.Module):
@@ -72,7 +73,7 @@ class PatchDiscriminator(nn.Module):
         channels = [in_channels, *(width * min(2**i, 8) for i in range(layers + 1))]
         self.stages = nn.ModuleList(
             _Stage(a, b, stride=2 if i < layers else 1, norm=i > 0, antialias=antialias)
-            for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(channels))
         )
         self.head = nn.Conv2d(channels[-1], 1, 4, padding=1)
         init_normal(self)
