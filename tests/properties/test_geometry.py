@@ -1,0 +1,70 @@
+"""Invariants of place: boxes survive files, tiles cover once, displacements invert."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import box as rectangle
+
+from rsgeo_gan import raster
+from rsgeo_gan.grid import Displacement, Grid, box_from_dict, box_to_dict, same_lattice
+
+EASTING, NORTHING = st.floats(2e5, 8e5), st.floats(0, 9.3e6)
+PIXEL = st.floats(0.3, 300)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> GeoBox:
+    affine = Affine.translation(draw(EASTING), draw(NORTHING)) * Affine.rotation(draw(st.floats(-180, 180)))
+    affine = affine * Affine.scale(draw(PIXEL), -draw(PIXEL))
+    shape = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    return GeoBox(shape, affine, draw(st.sampled_from(["EPSG:32632", "EPSG:32733", "EPSG:3035"])))
+
+
+@given(boxes())
+@settings(max_examples=25, deadline=None)
+def test_a_box_survives_json_and_a_file_to_the_last_bit(box: GeoBox) -> None:
+    assert box_from_dict(box_to_dict(box)) == box
+    with tempfile.TemporaryDirectory() as folder:
+        path = raster.write(Path(folder) / "a.tif", np.zeros((1, *box.shape), np.uint8), box, cog=False)
+        again = raster.inspect(path).geobox
+    assert (again.shape, again.crs) == (box.shape, box.crs)
+    np.testing.assert_allclose(again.affine[:6], box.affine[:6], rtol=1e-12, atol=1e-9)
+
+
+@given(boxes(), st.integers(-5000, 5000), st.integers(-5000, 5000))
+@settings(max_examples=50, deadline=None)
+def test_whole_pixel_moves_stay_on_the_lattice(box: GeoBox, col: int, row: int) -> None:
+    assert same_lattice(box, box.translate_pix(col, row)) == (col, row)
+
+
+@given(EASTING, NORTHING, st.floats(500, 4000), st.floats(500, 4000), PIXEL)
+@settings(max_examples=30, deadline=None)
+def test_tiles_cover_an_area_exactly_once(x: float, y: float, width: float, height: float, gsd: float) -> None:
+    grid = Grid("EPSG:32632", gsd, max(4, round(1000 / gsd)), origin=(x / 7, y / 3))
+    area = rectangle(x, y, x + width, y + height, "EPSG:32632")
+    tiles = [grid.box(index).extent for index in grid.indices(area)]
+    covered = sum((tile & area).area for tile in tiles)
+    assert np.isclose(covered, area.area, rtol=1e-9)
+
+
+SMALL = st.floats(-0.01, 0.01)
+SHIFT = st.floats(-16, 16)
+
+
+@given(boxes(), st.tuples(SHIFT, SMALL, SMALL, SHIFT, SMALL, SMALL))
+@settings(max_examples=50, deadline=None)
+def test_a_displacement_and_its_inverse_cancel(
+    box: GeoBox, matrix: tuple[float, float, float, float, float, float]
+) -> None:
+    there = Displacement(box, "affine", matrix)
+    col, row = np.array([0.0, 13.0, 39.0]), np.array([0.0, 27.0, 5.0])
+    dx, dy = there.at(col, row)
+    back_x, back_y = there.inverse().at(col + dx, row + dy)
+    np.testing.assert_allclose(np.stack([dx + back_x, dy + back_y]), 0, atol=1e-9)
