@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-__all__ = ["OPTICAL_M", "RADAR_M", "displacement", "optical_box", "radar_box", "radar_positions"]
+__all__ = ["OPTICAL_M", "RADAR_M", "displacement", "optical_box", "outline", "radar_box", "radar_positions"]
 
 OPTICAL_M, RADAR_M = 10.0, 12.0
 """Pixel sizes, metres."""
@@ -31,20 +31,41 @@ SMOOTH_RMS_PX = 0.4
 FloatArray = NDArray[np.float64]
 
 
-def optical_box(size_px: int) -> GeoBox:
-    """Return the grid of the optical scene, UTM zone 32 north."""
-    affine = Affine(OPTICAL_M, 0, UPPER_LEFT[0], 0, -OPTICAL_M, UPPER_LEFT[1])
-    return GeoBox((size_px, size_px), affine, OPTICAL_CRS)
+def optical_box(size_px: int, pixel_m: float = OPTICAL_M) -> GeoBox:
+    """Return the grid of the optical scene, UTM zone 32 north; with coarser pixels it may reach over the edge."""
+    affine = Affine(pixel_m, 0, UPPER_LEFT[0], 0, -pixel_m, UPPER_LEFT[1])
+    side = math.ceil(size_px * OPTICAL_M / pixel_m)
+    return GeoBox((side, side), affine, OPTICAL_CRS)
 
 
 def radar_box(size_px: int) -> GeoBox:
     """Return the radar grid around the optical scene: the next UTM zone, its own pixel size and phase."""
-    bounds = optical_box(size_px).extent.to_crs(RADAR_CRS, resolution=math.inf).boundingbox
-    left = math.floor(bounds.left / RADAR_M) * RADAR_M - 4 * RADAR_M + 5
-    top = math.ceil(bounds.top / RADAR_M) * RADAR_M + 4 * RADAR_M - 3
-    width = math.ceil((bounds.right - left) / RADAR_M) + 4
-    height = math.ceil((top - bounds.bottom) / RADAR_M) + 4
+    east, north = outline(optical_box(size_px), RADAR_CRS)
+    left = math.floor(east.min() / RADAR_M) * RADAR_M - 4 * RADAR_M + 5
+    top = math.ceil(north.max() / RADAR_M) * RADAR_M + 4 * RADAR_M - 3
+    width = math.ceil((east.max() - left) / RADAR_M) + 4
+    height = math.ceil((top - north.min()) / RADAR_M) + 4
     return GeoBox((height, width), Affine(RADAR_M, 0, left, 0, -RADAR_M, top), RADAR_CRS)
+
+
+def outline(box: GeoBox, crs: str, *, per_side: int = 16) -> tuple[FloatArray, FloatArray]:
+    """Walk around a grid's outer edge, counterclockwise from the upper-left corner, without closing.
+
+    Args:
+        box: The grid.
+        crs: Reference system of the result.
+        per_side: Points on each side.
+
+    Returns:
+        Eastings and northings (or longitudes and latitudes), float64, shape (4 * per_side,).
+    """
+    height, width = box.shape
+    steps = np.arange(per_side) / per_side
+    columns = np.concatenate([0 * steps, steps, 0 * steps + 1, 1 - steps]) * width
+    rows = np.concatenate([steps, 0 * steps + 1, 1 - steps, 0 * steps]) * height
+    x, y = _apply(box.affine, columns, rows)
+    east, north = Transformer.from_crs(str(box.crs), crs, always_xy=True).transform(x, y)
+    return np.asarray(east), np.asarray(north)
 
 
 def displacement(column: FloatArray, row: FloatArray, size_px: int, seed: int) -> tuple[FloatArray, FloatArray]:
@@ -93,10 +114,10 @@ def radar_positions(box: GeoBox, size_px: int, seed: int) -> tuple[FloatArray, F
     """
     height, width = box.shape
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    east, north = box.affine * (columns, rows)
+    east, north = _apply(box.affine, columns, rows)
     to_optical = Transformer.from_crs(str(box.crs), OPTICAL_CRS, always_xy=True)
     east, north = to_optical.transform(east, north)
-    claimed_x, claimed_y = ~optical_box(size_px).affine * (np.asarray(east), np.asarray(north))
+    claimed_x, claimed_y = _apply(~optical_box(size_px).affine, np.asarray(east), np.asarray(north))
     claimed_x, claimed_y = claimed_x - 0.5, claimed_y - 0.5
     x, y = claimed_x, claimed_y
     # The displacement varies by under 1 % a pixel, so each round gains two digits.
@@ -104,3 +125,7 @@ def radar_positions(box: GeoBox, size_px: int, seed: int) -> tuple[FloatArray, F
         dx, dy = displacement(x, y, size_px, seed)
         x, y = claimed_x - dx, claimed_y - dy
     return x, y
+
+
+def _apply(affine: Affine, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f

@@ -140,7 +140,7 @@ def _optical_scene(
 
     name = f"{OPTICAL_COLLECTION}-{date:%Y%m%d}"
     folder = out / OPTICAL_COLLECTION / name
-    coarse = GeoBox((-(-size_px // 2), -(-size_px // 2)), box.affine * box.affine.scale(2), box.crs)
+    coarse = geometry.optical_box(size_px, 2 * geometry.OPTICAL_M)
     scl = optical.scene_classes(classes, opacity, shadow, day)
     clear = ~np.isin(scl, (optical.CLOUD_SHADOW, 8, optical.CLOUD))
     cloudy = float(np.isin(scl, (8, optical.CLOUD)).mean() * 100)
@@ -244,12 +244,12 @@ def _radar_scene(
 def _item(
     name: str, box: GeoBox, date: datetime, properties: dict[str, Any], extensions: tuple[str, ...], collection: str
 ) -> pystac.Item:
-    footprint = box.extent.to_crs("EPSG:4326", resolution=box.resolution.x * 64)
-    bounds = footprint.boundingbox
+    east, north = geometry.outline(box, "EPSG:4326", per_side=4)
+    ring = [[round(float(x), 7), round(float(y), 7)] for x, y in zip(east, north, strict=True)]
     return pystac.Item(
         id=name,
-        geometry=footprint.json,
-        bbox=[bounds.left, bounds.bottom, bounds.right, bounds.top],
+        geometry={"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        bbox=[float(east.min()), float(north.min()), float(east.max()), float(north.max())],
         datetime=date,
         properties={
             **properties,
