@@ -26,6 +26,8 @@ from odc.geo.geobox import GeoBox
 
 from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError
 from rsgeo_gan.grid import Displacement, Grid, box_to_dict, crs_of
+from rsgeo_gan.inference.streaming import Encoding, SceneReader, sample_windows, translate
+from rsgeo_gan.inference.translator import TRUSTED, Translator
 from rsgeo_gan.manifest import (
     Manifest,
     check_share,
@@ -38,9 +40,7 @@ from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.provenance import Direction, Provenance, fingerprint, noise_seed, product_stem, qml, sides
 from rsgeo_gan.raster import GDAL_CACHE_MIB, StripWriter, inspect
 from rsgeo_gan.sensors import SENSORS
-from rsgeo_gan.streaming import Encoding, SceneReader, sample_windows, translate
 from rsgeo_gan.tiling import Side, side_of
-from rsgeo_gan.translator import TRUSTED, Translator
 
 __all__ = ["generate"]
 

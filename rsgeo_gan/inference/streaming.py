@@ -206,8 +206,8 @@ class Encoding:
         """Choose how products of a scaler's sensor are stored.
 
         Reflectance becomes uint16 DN with scale and offset tags and nodata 0, as optical products are
-        delivered; dB becomes float32 with nodata NaN; display values stay uint8 and rely on the mask,
-        since 0 is one of their values.
+        delivered; dB becomes float32 with nodata NaN; display values stay uint8 (uint16 where their range
+        is larger) and rely on the mask, since 0 is one of their values.
 
         Args:
             scaler: Model units to analysis units.
@@ -217,7 +217,8 @@ class Encoding:
             scale, offset = (sensor.scale, sensor.offset) if sensor is not None else (1e-4, 0.0)
             kind: tuple[str, float | None, tuple[float, float]] = ("uint16", 0.0, (1.0, 65535.0))
         elif scaler.unit == "display":
-            scale, offset, kind = 1.0, 0.0, ("uint8", None, (0.0, 255.0))
+            top = 255 if max(scaler.high) <= 255 else 65535
+            scale, offset, kind = 1.0, 0.0, ("uint8" if top == 255 else "uint16", None, (0.0, float(top)))
         else:
             scale, offset, kind = 1.0, 0.0, ("float32", float("nan"), (-np.inf, np.inf))
         per_model = 1 / scaler.gain
