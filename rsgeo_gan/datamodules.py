@@ -1,0 +1,244 @@
+"""Tiles to batches: splits, statistics of the training split, samplers, augmentation.
+
+Source and target arrive normalised, so torchgeo's own normalisation, which would scale every `image*` alike, is
+switched off here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+from torchgeo.datamodules import GeoDataModule
+from torchgeo.datasets import stack_samples
+
+from rsgeo_gan.datasets import (
+    BlockPatchSampler,
+    GridPatchSampler,
+    PairDataset,
+    Positions,
+    Survey,
+    TileDataset,
+    TileSet,
+    survey,
+)
+from rsgeo_gan.errors import CheckpointError, SourceError
+from rsgeo_gan.sensors import Scaler
+from rsgeo_gan.transforms import Augmentation
+
+__all__ = ["PairDataModule", "collate"]
+
+log = logging.getLogger(__name__)
+
+_PLACES = ("bounds", "transform", "crs")
+_PATCHES_A_TILE = 4
+
+
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack samples, leaving out coordinates: in float32 they are off by decimetres."""
+    kept = [{key: value for key, value in sample.items() if key not in _PLACES} for sample in samples]
+    return cast(dict[str, Any], stack_samples(kept))
+
+
+class PairDataModule(GeoDataModule):
+    """Patches of coregistered pairs for training, validation and test, and whole tiles for prediction.
+
+    Statistics are computed once from valid pixels of the training split and kept beside the tiles. The patches of
+    an epoch depend on the seed and the epoch alone.
+
+    Args:
+        tiles: Folder of the tiles, or their manifest.
+        patch_size: Side of a patch, source pixels.
+        batch_size: Patches in a batch.
+        length: Patches an epoch; about four for every training tile when None.
+        num_workers: Processes that read.
+        seed: Of the patches drawn.
+        min_valid: Share of a patch that must be valid on both sides.
+        val_length: Most patches in validation and test; all that fit without overlap when None.
+        radius_px: Misalignment that losses and scores forgive, pixels; passed on with the facts.
+        flips: Mirror patches at random; turns the look direction of SAR round, see `Augmentation`.
+        statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
+        halo_px: Margin of the whole tiles in prediction, source pixels.
+        mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
+        cache_mb: Memory for decoded tiles, MiB, per worker.
+
+    Attributes:
+        facts: Scalers, pixel size, scale and digest of the tiles as plain types, after `setup`.
+    """
+
+    mean = torch.tensor(0)
+    std = torch.tensor(1)
+
+    def __init__(
+        self,
+        tiles: str = "tiles",
+        patch_size: int = 256,
+        batch_size: int = 1,
+        length: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        min_valid: float = 0.9,
+        val_length: int | None = None,
+        radius_px: int = 3,
+        flips: bool = False,
+        statistics: str | None = None,
+        halo_px: int = 0,
+        mix_tiles: int = 16,
+        cache_mb: float = 256.0,
+    ) -> None:
+        super().__init__(
+            PairDataset, batch_size=batch_size, patch_size=patch_size, length=length, num_workers=num_workers
+        )
+        if not 0 < min_valid <= 1:
+            raise ValueError(f"PairDataModule: expected 0 < min_valid <= 1, got {min_valid}")
+        self.tiles = tiles
+        self.side_px = patch_size
+        self.seed = seed
+        self.min_valid = min_valid
+        self.val_length = val_length
+        self.radius_px = radius_px
+        self.statistics = statistics
+        self.halo_px = halo_px
+        self.mix_tiles = mix_tiles
+        self.cache_mb = cache_mb
+        self.facts: dict[str, Any] = {}
+        self.aug = Augmentation()
+        self.train_aug = Augmentation(flips)
+        self.collate_fn = collate
+        self._survey: Survey | None = None
+        self._scalers: dict[str, Scaler] = {}
+
+    def setup(self, stage: str) -> None:
+        """Fit or load statistics, and make the datasets and samplers of a stage.
+
+        Raises:
+            SourceError: If tiles are missing or no patch has enough valid pixels.
+            CheckpointError: If `statistics` holds none.
+        """
+        if self._survey is None:
+            every = TileSet(self.tiles)
+            self._survey = survey(every)
+            self._scalers = _scalers(self.statistics) if self.statistics else dict(self._survey.scalers)
+            self.facts = {
+                **{side: scaler.to_dict() for side, scaler in self._scalers.items()},
+                "gsd": every.res,
+                "scale": every.scale,
+                "patch_px": self.side_px,
+                "radius_px": self.radius_px,
+                "tiles": self._survey.digest,
+                "source_sensor": every.sensors["source"],
+                "target_sensor": every.sensors["target"],
+            }
+        if stage == "fit":
+            dataset = self._dataset("train")
+            positions = self._positions(dataset)
+            if not len(positions):
+                raise SourceError(self._no_patch("train"))
+            length = self.length or max(self.batch_size, _PATCHES_A_TILE * len(dataset.tile_set))
+            if length < self.batch_size:
+                raise SourceError(
+                    f"PairDataModule: an epoch of {length} patches is less than one batch of {self.batch_size}; raise "
+                    "length or lower batch_size."
+                )
+            self.train_dataset = dataset
+            self.train_sampler = cast(Any, BlockPatchSampler(positions, length, self.seed, self.mix_tiles))
+        if stage in ("fit", "validate"):
+            self.val_dataset, self.val_sampler = self._fixed("val")
+        if stage == "test":
+            self.test_dataset, self.test_sampler = self._fixed("test")
+        if stage == "predict":
+            self.predict_dataset = cast(
+                Any,
+                TileDataset(
+                    self.tiles, None, self.halo_px, self._scalers["source"], self._scalers["target"], self.cache_mb
+                ),
+            )
+
+    def _dataset(self, split: str) -> PairDataset:
+        return PairDataset(self.tiles, split, self._scalers["source"], self._scalers["target"], cache_mb=self.cache_mb)
+
+    def _positions(self, dataset: PairDataset) -> Positions:
+        assert self._survey is not None
+        return Positions(dataset.tile_set, self._survey.missing, self._survey.cell_px, self.side_px, self.min_valid)
+
+    def _fixed(self, split: str) -> tuple[Any, Any]:
+        """Patches that never change; of the training split where this one has none, and said so."""
+        for name in (split, "train"):
+            if not len(TileSet(self.tiles, name)):
+                continue
+            dataset = self._dataset(name)
+            sampler = GridPatchSampler(self._positions(dataset), self.val_length)
+            if len(sampler):
+                if name != split:
+                    log.warning(
+                        "%s: split %r has no patch of %d px with %.0f %% valid; scores come from training patches",
+                        self.tiles,
+                        split,
+                        self.side_px,
+                        100 * self.min_valid,
+                    )
+                return dataset, sampler
+        raise SourceError(self._no_patch(split))
+
+    def _no_patch(self, split: str) -> str:
+        return (
+            f"{self.tiles}: no place in the split {split!r} holds a patch of {self.side_px} x {self.side_px} px with "
+            f"{self.min_valid:.0%} of them valid on both sides. Lower patch_size or min_valid, or make larger tiles."
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of training, at the place where a stopped run was."""
+        sampler = cast(BlockPatchSampler, self.train_sampler)
+        loader = self._dataloader_factory("train")
+        trainer = self.trainer
+        if trainer is not None and sampler is not None:
+            done = int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+            start = done if done < len(loader) else 0
+            sampler.resume(int(trainer.fit_loop.epoch_progress.current.processed), start * self.batch_size)
+        return loader
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of whole tiles, in the manifest's order."""
+        return DataLoader(
+            cast(Any, self.predict_dataset), batch_size=1, num_workers=self.num_workers, collate_fn=self.collate_fn
+        )
+
+    def _dataloader_factory(self, split: str) -> DataLoader[Any]:
+        """Own generator: making a loader's iterator must not move torch's global one, or a resume would differ."""
+        sampler = getattr(self, f"{split}_sampler")
+        return DataLoader(
+            getattr(self, f"{split}_dataset"),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+            drop_last=split == "train",
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move the tensors of a batch; coordinates that a torchgeo dataset added are left behind."""
+        if isinstance(batch, dict):
+            batch = {key: value for key, value in batch.items() if key not in _PLACES}
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+def _scalers(path: str) -> dict[str, Scaler]:
+    """Read scalers from a `stats.json` or from a checkpoint's facts."""
+    try:
+        if Path(path).suffix == ".json":
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True)["rsgeo_gan"]["facts"]
+        return {side: Scaler.from_dict(stored[side]) for side in ("source", "target")}
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"No statistics can be read from {path}: expected a stats.json or a checkpoint of this package, got "
+            f"{type(error).__name__} ({error}). Leave `statistics` out to compute them from the tiles."
+        ) from error

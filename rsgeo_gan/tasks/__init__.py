@@ -1,0 +1,8 @@
+"""Tasks: how a family of networks learns, on torchgeo's `BaseTask`."""
+
+from __future__ import annotations
+
+from rsgeo_gan.tasks.base import AdversarialTask
+from rsgeo_gan.tasks.translation import CycleTranslation
+
+__all__ = ["AdversarialTask", "CycleTranslation"]
