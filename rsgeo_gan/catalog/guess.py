@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rsgeo_gan import raster
 from rsgeo_gan.errors import CatalogError
 from rsgeo_gan.sensors import SENSORS, Sensor, get_sensor
 
-__all__ = ["guess_side"]
+__all__ = ["guess_side", "match_bands"]
 
 NO_DATE = "1970-01-01T00:00:00Z"
 """Date of files that state none; two files given by hand are a pair whatever their dates."""
@@ -40,7 +42,7 @@ def guess_side(path: Path, sensor: str | dict[str, Any] | None, role: str) -> di
     names = tuple(name or "" for name in info.names)
     spec = sensor if sensor is not None else _guess(path, info, names, role)
     facts = get_sensor(spec)
-    bands = _bands(facts, names)
+    bands = [band for band in match_bands(facts, names) if band]
     side: dict[str, Any] = {
         "kind": "folder",
         "path": str(path.expanduser().resolve()),
@@ -66,11 +68,26 @@ def guess_side(path: Path, sensor: str | dict[str, Any] | None, role: str) -> di
     return side
 
 
-def _bands(facts: Sensor, names: tuple[str, ...]) -> list[str]:
-    """Return the file's band names the sensor knows, in file order."""
-    known = {band.name.lower(): band.name for band in facts.bands}
-    known |= {band.common_name.lower(): band.name for band in facts.bands if band.common_name}
-    return [known[name.lower()] for name in names if name.lower() in known]
+def match_bands(facts: Sensor, names: Sequence[str]) -> list[str | None]:
+    """Find a sensor's bands behind the names a file or item gives.
+
+    Letter case does not matter, `B4` is `B04`, common names count, and of "B04 red" the first word does.
+
+    Args:
+        facts: The sensor.
+        names: Names as found.
+
+    Returns:
+        The sensor's name of each, or None where it has no such band.
+    """
+    known = {band.common_name.lower(): band.name for band in facts.bands if band.common_name}
+    known |= {band.name.lower(): band.name for band in facts.bands}
+    found: list[str | None] = []
+    for name in names:
+        words = [name.strip().lower(), *re.split(r"[\s(:]+", name.strip().lower())]
+        plain = [re.sub(r"^b(\d)$", r"b0\1", word) for word in words]
+        found.append(next((known[word] for word in plain if word in known), None))
+    return found
 
 
 def _guess(path: Path, info: raster.RasterInfo, names: tuple[str, ...], role: str) -> str | dict[str, Any]:
@@ -94,7 +111,7 @@ def _guess(path: Path, info: raster.RasterInfo, names: tuple[str, ...], role: st
     if np.issubdtype(dtype, np.integer):
         for name in ("sentinel2-l2a", "sentinel2-l1c"):
             facts = SENSORS[name]
-            if len(_bands(facts, names)) == info.count or (not any(names) and info.count == len(facts.bands)):
+            if None not in match_bands(facts, names) or (not any(names) and info.count == len(facts.bands)):
                 return name
     listed = ", ".join(sorted(SENSORS))
     raise CatalogError(
@@ -107,9 +124,7 @@ def _guess(path: Path, info: raster.RasterInfo, names: tuple[str, ...], role: st
 def _display(info: raster.RasterInfo, names: tuple[str, ...], modality: str) -> str | dict[str, Any]:
     """Return the registered display sensor that fits the bands, or a generic one."""
     registered = SENSORS["sentinel1-display" if modality == "sar" else "sentinel2-display"]
-    if info.count == len(registered.bands) and (
-        not any(names) or len(_bands(registered, names)) == info.count
-    ):
+    if info.count == len(registered.bands) and (not any(names) or None not in match_bands(registered, names)):
         return registered.name
     complete = all(names) and len(set(names)) == info.count
     bands = list(names) if complete else [f"band{i}" for i in range(1, info.count + 1)]

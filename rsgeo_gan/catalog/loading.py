@@ -45,9 +45,7 @@ def load(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise CatalogError(
-            f"Catalogue {path} cannot be read ({error}); check the path and its permissions."
-        ) from error
+        raise CatalogError(f"Catalogue {path} cannot be read ({error}); check the path and its permissions.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -121,16 +119,12 @@ def set_key(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
         CatalogError: If the key runs through something that is not a mapping.
     """
     prefix = "training.overrides."
-    *parents, leaf = (
-        ["training", "overrides", key[len(prefix) :]] if key.startswith(prefix) else key.split(".")
-    )
+    *parents, leaf = ["training", "overrides", key[len(prefix) :]] if key.startswith(prefix) else key.split(".")
     here = raw
     for parent in parents:
         child = here.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise CatalogError(
-                f"{where}: key `{key}` cannot be set, `{parent}` is {child!r} and no mapping; check it."
-            )
+            raise CatalogError(f"{where}: key `{key}` cannot be set, `{parent}` is {child!r} and no mapping; check it.")
         here = child
     here[leaf] = value
 
@@ -159,14 +153,10 @@ def validate(raw: dict[str, Any], where: str) -> Catalog:
     raise CatalogError(f"Catalogue {where} has {len(found)} problems:\n{lines}\n{hint}")
 
 
-def _sentence(
-    loc: tuple[int | str, ...], kind: str, message: str, got: Any, context: Mapping[str, Any]
-) -> str:
+def _sentence(loc: tuple[int | str, ...], kind: str, message: str, got: Any, context: Mapping[str, Any]) -> str:
     """Say in one sentence which key, what was expected and what was found."""
     keys = [
-        str(part)
-        for i, part in enumerate(loc)
-        if not (i == 1 and part in _TAGS and loc[0] in ("source", "target"))
+        str(part) for i, part in enumerate(loc) if not (i == 1 and part in _TAGS and loc[0] in ("source", "target"))
     ]
     key = ".".join(keys)
     if keys and keys[-1] == "token_env":
@@ -190,7 +180,7 @@ def _sentence(
 
 def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
     """Names of the keys allowed where an unknown one was found."""
-    sides = dict(zip(_TAGS, (SampleSide, FolderSide, StacSide), strict=True))
+    sides: dict[str, type[BaseModel]] = {"sample": SampleSide, "folder": FolderSide, "stac": StacSide}
     model: type[BaseModel] = Catalog
     for part in loc[:-1]:
         if part in sides and model is Catalog:
@@ -200,8 +190,6 @@ def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
         if field is None or part in ("source", "target"):
             continue
         options: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
-        found: list[type[BaseModel]] = [
-            o for o in options if isinstance(o, type) and issubclass(o, BaseModel)
-        ]
+        found: list[type[BaseModel]] = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         model = found[0] if found else model
     return list(model.model_fields)

@@ -35,6 +35,9 @@ Scalar = bool | int | float | str
 
 Direction = Literal["source_to_target", "target_to_source"]
 
+QUERY_OPERATORS = ("eq", "neq", "lt", "lte", "gt", "gte", "in")
+"""Comparisons of item properties that a catalogue may ask for."""
+
 SCL_INVALID = (0, 1, 3, 8, 9, 10)
 """Classes of the Sentinel-2 scene classification that are no ground: no data, saturated, cloud shadow,
 cloud of medium and high probability, cirrus."""
@@ -49,9 +52,7 @@ class _Model(BaseModel):
 class Area(_Model):
     """The area of interest."""
 
-    bbox: tuple[float, float, float, float] = Field(
-        description="West, south, east, north in degrees (EPSG:4326)."
-    )
+    bbox: tuple[float, float, float, float] = Field(description="West, south, east, north in degrees (EPSG:4326).")
 
     @field_validator("bbox")
     @classmethod
@@ -94,15 +95,11 @@ class Period(_Model):
 class GridSettings(_Model):
     """The grid tiles are cut on."""
 
-    crs: str = Field(
-        default="auto", description='CRS such as "EPSG:32632", or "auto": the target scenes\' own.'
-    )
+    crs: str = Field(default="auto", description='CRS such as "EPSG:32632", or "auto": the target scenes\' own.')
     gsd_m: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         default="auto", description='Pixel size in metres, or "auto": the coarser of the two sides.'
     )
-    tile_px: int = Field(
-        default=256, ge=32, multiple_of=16, description="Width and height of a tile in pixels."
-    )
+    tile_px: int = Field(default=256, ge=32, multiple_of=16, description="Width and height of a tile in pixels.")
 
 
 class _SideBase(_Model):
@@ -191,9 +188,7 @@ class FolderSide(_SideBase):
         default=None,
         description="strptime format of the regex group `datetime`, UTC; none: ISO or YYYYMMDD[THHMMSS].",
     )
-    datetime_tag: str = Field(
-        default="datetime", description="Raster tag looked at for the time of acquisition."
-    )
+    datetime_tag: str = Field(default="datetime", description="Raster tag looked at for the time of acquisition.")
     datetime: Annotated[Any, Field(validate_default=False)] = Field(
         default=None, description="Time of acquisition of every scene, UTC; overrides tags and names."
     )
@@ -240,18 +235,14 @@ class StacSide(_SideBase):
     """Items of a static STAC catalogue (file or http) or a STAC API; its root document tells which."""
 
     kind: Literal["stac"] = Field(description="A static STAC catalogue, an item collection, or a STAC API.")
-    url: str = Field(
-        description="Root document: a file path (relative to the catalogue file), or an http(s) address."
-    )
+    url: str = Field(description="Root document: a file path (relative to the catalogue file), or an http(s) address.")
     collection: str | None = Field(default=None, description="Identifier of the collection; none: all items.")
     query: dict[str, Any] = Field(
         default_factory=dict,
         description='Property conditions {property: {"lt": 20}}; operators eq, neq, lt, lte, gt, gte, in.',
     )
     ids: tuple[str, ...] = Field(default=(), description="Only items with these identifiers; empty: all.")
-    max_items: int | None = Field(
-        default=None, ge=1, description="Most items taken, in order of time; none: no limit."
-    )
+    max_items: int | None = Field(default=None, ge=1, description="Most items taken, in order of time; none: no limit.")
     data_asset: str | None = Field(
         default=None,
         description="Asset holding all bands in one raster; none: one asset per band, or `data`.",
@@ -278,6 +269,14 @@ class StacSide(_SideBase):
         default=1.0, ge=0, description="First pause before repeating, in seconds; doubled, with jitter."
     )
 
+    @field_validator("query")
+    @classmethod
+    def _operators(cls, query: dict[str, Any]) -> dict[str, Any]:
+        for condition in query.values():
+            if isinstance(condition, dict) and not set(condition) <= set(QUERY_OPERATORS):
+                raise ValueError(f"operators out of {', '.join(QUERY_OPERATORS)}")
+        return query
+
     @field_validator("token_env")
     @classmethod
     def _a_name(cls, name: str | None) -> str | None:
@@ -299,21 +298,15 @@ class Pairing(_Model):
     """Which scenes form a pair, and how their displacement is measured."""
 
     max_gap_days: float = Field(default=3.0, ge=0, description="Longest time between the two scenes, days.")
-    max_cloud_pct: float = Field(
-        default=20.0, ge=0, le=100, description="Cloudiest optical scene used, percent."
-    )
-    max_shift_px: float = Field(
-        default=12.0, gt=0, description="Largest displacement searched, reference pixels."
-    )
+    max_cloud_pct: float = Field(default=20.0, ge=0, le=100, description="Cloudiest optical scene used, percent.")
+    max_shift_px: float = Field(default=12.0, gt=0, description="Largest displacement searched, reference pixels.")
     orbit_state: Literal["ascending", "descending"] | None = Field(
         default=None, description="Orbit direction of the SAR scenes; none: the most frequent one."
     )
     relative_orbit: int | None = Field(
         default=None, ge=1, description="Relative orbit of the SAR scenes; none: the most frequent one."
     )
-    mix_orbits: bool = Field(
-        default=False, description="Whether looks of different orbits may be used together."
-    )
+    mix_orbits: bool = Field(default=False, description="Whether looks of different orbits may be used together.")
     min_overlap_share: float = Field(
         default=0.1, gt=0, le=1, description="Least overlap, as a share of the smaller footprint."
     )
@@ -323,15 +316,11 @@ class Pairing(_Model):
 class Tiling(_Model):
     """How tiles are kept and split."""
 
-    min_valid: float = Field(
-        default=0.5, ge=0, le=1, description="Least share of valid pixels of a tile, both sides."
-    )
+    min_valid: float = Field(default=0.5, ge=0, le=1, description="Least share of valid pixels of a tile, both sides.")
     val_share: float = Field(default=0.15, ge=0, lt=1, description="Share of blocks kept for validation.")
     test_share: float = Field(default=0.15, ge=0, lt=1, description="Share of blocks kept for testing.")
     block_tiles: int = Field(default=1, ge=1, description="Width of a block of the spatial split, tiles.")
-    buffer_px: int = Field(
-        default=32, ge=0, description="Pixels left unused on each side of a border between splits."
-    )
+    buffer_px: int = Field(default=32, ge=0, description="Pixels left unused on each side of a border between splits.")
     seed: int = Field(default=0, ge=0, description="Seed of the split.")
 
     @model_validator(mode="after")
@@ -346,9 +335,7 @@ class Training(_Model):
 
     recipe: str = Field(default="translation", description="Name of a packaged recipe, or path of a YAML.")
     seed: int = Field(default=0, ge=0, description="Seed of weights, patches and augmentation.")
-    radius_px: int = Field(
-        default=2, ge=0, description="Largest misalignment forgiven by loss and scores, pixels."
-    )
+    radius_px: int = Field(default=2, ge=0, description="Largest misalignment forgiven by loss and scores, pixels.")
     overrides: dict[str, Scalar] = Field(
         default_factory=dict, description="Recipe settings by dotted key, such as trainer.max_epochs: 20."
     )
@@ -360,9 +347,7 @@ class Products(_Model):
     directions: tuple[Direction, ...] = Field(
         default=("source_to_target",), min_length=1, description="Directions generated, from one checkpoint."
     )
-    window_px: int = Field(
-        default=512, ge=64, multiple_of=16, description="Core of a prediction window, pixels."
-    )
+    window_px: int = Field(default=512, ge=64, multiple_of=16, description="Core of a prediction window, pixels.")
     item_limit: int | None = Field(default=None, ge=1, description="Most scenes generated; none: all.")
 
 
@@ -377,17 +362,13 @@ class Limits(_Model):
 class Catalog(_Model):
     """Everything a run needs to know about its data."""
 
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Short name; lower case, digits, dashes."
-    )
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Short name; lower case, digits, dashes.")
     description: str = Field(default="", description="What the data are, for people.")
     root: Path | None = Field(
         default=None, description="Folder that relative paths start from; none: the catalogue file's folder."
     )
     aoi: Area | None = Field(default=None, description="Area of interest; none: everything the sides hold.")
-    time: Period | None = Field(
-        default=None, description="Time of interest; none: everything the sides hold."
-    )
+    time: Period | None = Field(default=None, description="Time of interest; none: everything the sides hold.")
     grid: GridSettings = Field(default=GridSettings(), description="Grid tiles are cut on.")
     source: Side = Field(description="What the generator receives.")
     target: Side = Field(description="What the generator should produce.")
