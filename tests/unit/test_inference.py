@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from generation import EO_SCALER, SAR_SCALER, checkpoint
+
 from rsgeo_gan.errors import CheckpointError, ProductError
 from rsgeo_gan.inference import Translator
 from rsgeo_gan.inference.streaming import Encoding, noise_rows, spans
