@@ -158,12 +158,10 @@ def _optical_scene(
     }
     item = _item(name, box, date, properties, ("eo", "proj", "raster"), OPTICAL_COLLECTION)
     common = dict(zip(OPTICAL_BANDS, ("blue", "green", "red", "nir"), strict=True))
-    for band, values in zip(OPTICAL_BANDS, image, strict=True):
-        path = raster.write(
-            folder / f"{band}.tif", values, box, nodata=0, names=(band,), scale=1 / DN_SCALE, offset=-0.1
-        )
+    for key, values in zip(OPTICAL_BANDS, image, strict=True):
+        path = raster.write(folder / f"{key}.tif", values, box, nodata=0, names=(key,), scale=1 / DN_SCALE, offset=-0.1)
         facts = {"data_type": "uint16", "nodata": 0, "scale": 1 / DN_SCALE, "offset": -0.1, "spatial_resolution": 10}
-        _asset(item, band, path, facts, {"name": band, "common_name": common[band]}, box)
+        _asset(item, key, path, facts, {"name": key, "common_name": common[key]}, box)
     path = raster.write(folder / "SCL.tif", scl20, coarse, nodata=0, names=("SCL",))
     _asset(item, "SCL", path, {"data_type": "uint8", "nodata": 0, "spatial_resolution": 20}, None, coarse)
     return item
@@ -254,7 +252,7 @@ def _item(
         properties={
             **properties,
             "gsd": abs(box.resolution.x),
-            "proj:code": f"EPSG:{box.crs.to_epsg()}",
+            "proj:code": str(box.crs),
             "proj:shape": [int(box.shape.y), int(box.shape.x)],
             "proj:transform": [float(value) for value in box.affine[:6]],
         },
