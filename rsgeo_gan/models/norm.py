@@ -68,15 +68,18 @@ class SceneNorm(nn.Module):
         if self.collecting and self.mean is None:
             self._collect(x, mask)
         if self.mean is not None:
-            y = F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.eps)
+            wide = _wide(x)
+            mean, variance = self.mean.to(wide), self.variance.to(wide)  # type: ignore[union-attr]
+            y = F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
             return y if mask is None else y * mask.to(y.dtype)
         if mask is None and x.shape[-2:].numel() > 1:
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         return self._masked(x, x.new_ones(x.shape[0], 1, 1, 1) if mask is None else mask)
 
     def _masked(self, x: Tensor, mask: Tensor) -> Tensor:
-        valid = mask.to(torch.float32)
-        mean, variance = _moments(x.to(torch.float32), valid, dim=(2, 3))
+        wide = _wide(x)
+        valid = mask.to(wide)
+        mean, variance = _moments(x.to(wide), valid, dim=(2, 3))
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight.view(1, -1, 1, 1)
@@ -95,6 +98,11 @@ class SceneNorm(nn.Module):
         """Name the size and the state in the printed network."""
         state = "frozen" if self.mean is not None else "instance"
         return f"{self.channels}, affine={self.weight is not None}, {state}"
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The type moments are used in: float32, or float64 for float64 features."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _moments(x: Tensor, valid: Tensor | None, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -221,7 +221,9 @@ class ResNetGenerator(nn.Module):
             drawn = pad_edges(drawn, 0, right, 0, bottom)
         full, half, _ = _levels(mask)
         y = self.up2(self.up1(features, half), full, drawn)
-        return torch.tanh(self.head(pad_edges(y, 3, 3, 3, 3)).float())[..., :h, :w]
+        y = self.head(pad_edges(y, 3, 3, 3, 3))
+        # bfloat16 cannot tell values apart near the ends of tanh.
+        return torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32)))[..., :h, :w]
 
     def encode(self, x: Tensor, stages: int = 3, mask: Tensor | None = None, antialias: bool | None = None) -> Tensor:
         """Return the features after the first `stages` (1 to 3) encoding stages; see `ResNetEncoder`."""
