@@ -121,7 +121,7 @@ class Provenance:
         }
 
 
-def qml(scaler: Scaler) -> str:
+def qml(scaler: Scaler, *, masked: bool = False) -> str:
     """Return a QGIS style whose stretch is the value range the generator can express.
 
     Three or more bands are shown in colour (true colour where the band names tell which), fewer as
@@ -130,11 +130,14 @@ def qml(scaler: Scaler) -> str:
 
     Args:
         scaler: Bands and value range of the product's sensor.
+        masked: Only the internal mask says what is valid. QGIS shows such a mask as one more band, which
+            then decides the opacity; otherwise the nodata value does.
 
     Returns:
         The text of a `.qml` file, to be put beside the raster under the same stem.
     """
     names = scaler.bands
+    alpha = len(names) + 1 if masked else -1
     if len(names) >= 3:
         indexes = _colour_indexes(names)
         attributes = " ".join(
@@ -151,7 +154,8 @@ def qml(scaler: Scaler) -> str:
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
         '<qgis version="3.22" styleCategories="Symbology"><pipe>\n'
-        f' <rasterrenderer {kind} opacity="1" alphaBand="-1" nodataColor="">{stretches}</rasterrenderer>\n'
+        f' <rasterrenderer {kind} opacity="1" alphaBand="{alpha}" nodataColor="">{stretches}'
+        "</rasterrenderer>\n"
         "</pipe></qgis>\n"
     )
 

@@ -352,7 +352,7 @@ def _make(job: _Job, translator: Translator, out: Path, window_px: int, counter:
             seed=noise_seed(job.item.id),
             done=counter.step,
         )
-    style = write_text(path.with_suffix(".qml"), qml(scaler))
+    style = write_text(path.with_suffix(".qml"), qml(scaler, masked=encoding.nodata is None))
     item = make_item(
         job.stem,
         reader.box,
