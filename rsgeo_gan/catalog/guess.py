@@ -11,7 +11,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from rsgeo_gan import raster
-from rsgeo_gan.errors import CatalogError
+from rsgeo_gan.errors import CatalogError, SourceError
 from rsgeo_gan.sensors import SENSORS, Sensor, get_sensor
 
 __all__ = ["guess_side", "match_bands"]
@@ -41,7 +41,10 @@ def guess_side(path: Path, sensor: str | dict[str, Any] | None, role: str) -> di
     info = raster.inspect(path)
     names = tuple(name or "" for name in info.names)
     spec = sensor if sensor is not None else _guess(path, info, names, role)
-    facts = get_sensor(spec)
+    try:
+        facts = get_sensor(spec)
+    except SourceError as error:
+        raise CatalogError(f"--{role}-sensor: {error}") from error
     bands = [band for band in match_bands(facts, names) if band]
     side: dict[str, Any] = {
         "kind": "folder",
@@ -71,7 +74,8 @@ def guess_side(path: Path, sensor: str | dict[str, Any] | None, role: str) -> di
 def match_bands(facts: Sensor, names: Sequence[str]) -> list[str | None]:
     """Find a sensor's bands behind the names a file or item gives.
 
-    Letter case does not matter, `B4` is `B04`, common names count, and of "B04 red" the first word does.
+    Letter case does not matter, `B4` is `B04`, common names count, and a single band named within a longer text
+    does ("B04 red", "Gamma0_VV").
 
     Args:
         facts: The sensor.
@@ -82,11 +86,16 @@ def match_bands(facts: Sensor, names: Sequence[str]) -> list[str | None]:
     """
     known = {band.common_name.lower(): band.name for band in facts.bands if band.common_name}
     known |= {band.name.lower(): band.name for band in facts.bands}
+
+    def named(text: str) -> str | None:
+        plain = re.sub(r"^b(\d)$", r"b0\1", text)
+        return known.get(plain)
+
     found: list[str | None] = []
     for name in names:
-        words = [name.strip().lower(), *re.split(r"[\s(:]+", name.strip().lower())]
-        plain = [re.sub(r"^b(\d)$", r"b0\1", word) for word in words]
-        found.append(next((known[word] for word in plain if word in known), None))
+        text = name.strip().lower()
+        within = {band for band in map(named, re.split(r"[\s_:()-]+", text)) if band}
+        found.append(named(text) or (within.pop() if len(within) == 1 else None))
     return found
 
 

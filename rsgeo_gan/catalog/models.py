@@ -43,6 +43,9 @@ SCL_INVALID = (0, 1, 3, 8, 9, 10)
 cloud of medium and high probability, cirrus."""
 
 
+_DAY = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
+
+
 class _Model(BaseModel):
     """Frozen, and refusing keys it does not know."""
 
@@ -72,6 +75,12 @@ class Period(_Model):
 
     start: datetime | date = Field(description="First moment, UTC; a date means its beginning.")
     end: datetime | date = Field(description="Last moment, UTC; a date means its end.")
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _days(cls, value: object) -> object:
+        # text without a time is a whole day, as a YAML date is
+        return date.fromisoformat(value) if isinstance(value, str) and _DAY.fullmatch(value) else value
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -165,7 +174,7 @@ class SampleSide(_SideBase):
 
     kind: Literal["sample"] = Field(description="The embedded synthetic scenes.")
     size_px: int = Field(default=1024, ge=128, description="Width and height of a scene in 10 m pixels.")
-    n_dates: int = Field(default=2, ge=1, description="Number of dates, each a pair of scenes.")
+    n_dates: int = Field(default=1, ge=1, description="Number of dates, each a pair of scenes.")
     seed: int = Field(default=7, ge=0, description="Seed of the landscape, speckle and displacement.")
 
 

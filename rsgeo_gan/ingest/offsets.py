@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rsgeo_gan.errors import SourceError
+from rsgeo_gan.ingest.checks import Declined
 from rsgeo_gan.sensors import Sensor
 
 __all__ = ["Offset", "darkest", "decide"]
@@ -100,7 +100,7 @@ def decide(
         The offset and the reason.
 
     Raises:
-        SourceError: If the metadata contradict the pixels, or the bands state different offsets.
+        Declined: If the metadata contradict the pixels, or the bands state different offsets.
     """
     if override is not None:
         return Offset(override, "catalogue: offset_dn")
@@ -113,18 +113,20 @@ def decide(
         return Offset(found.dn, f"{found.reason}; not checked, too few valid pixels")
     remedy = "Set offset_dn in the catalogue (0 or -1000) if you know better; else the item stays out."
     if found.dn <= -ADDED_DN and dark[1] < STILL_IN_DN:
-        raise SourceError(
+        raise Declined(
+            "offset",
             f"Item {item_id}: {found.reason}, so its DNs should still hold the offset of 1000 and hardly fall below "
-            f"it; got {dark[1]:.0f} at the 1st percentile of the darkest band. {remedy}"
+            f"it; got {dark[1]:.0f} at the 1st percentile of the darkest band. {remedy}",
         )
     flagged = (
         found.dn == 0 and _truth(properties.get(FLAG)) and (_baseline(item_id, properties) or 99) >= FIRST_BASELINE
     )
     if flagged and ADDED_DN <= dark[1] < TOO_BRIGHT_DN and dark[0] >= STILL_IN_DN:
-        raise SourceError(
+        raise Declined(
+            "offset",
             f"Item {item_id}: {found.reason}, so dark pixels should lie well below 1000; got {dark[0]:.0f} and "
             f"{dark[1]:.0f} at the 0.1st and 1st percentile of the darkest band, as if the offset of 1000 were "
-            f"still in. {remedy}"
+            f"still in. {remedy}",
         )
     checked = "too bright to check" if flagged and dark[1] >= TOO_BRIGHT_DN else "agrees with the dark pixels"
     return Offset(found.dn, f"{found.reason}; {checked}")
@@ -148,9 +150,10 @@ def _stated(
     stated = {dn for dn in map(_offset_of, band_metadata) if dn is not None}
     if len(stated) > 1:
         listed = ", ".join(f"{dn:g}" for dn in sorted(stated))
-        raise SourceError(
+        raise Declined(
+            "offset",
             f"Item {item_id}: expected one radiometric offset for all bands, got {listed} DN; "
-            "choose bands that agree, or set offset_dn in the catalogue."
+            "choose bands that agree, or set offset_dn in the catalogue.",
         )
     if stated:
         return Offset(stated.pop(), "raster metadata of the bands")

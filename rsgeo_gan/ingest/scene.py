@@ -240,6 +240,8 @@ def _order(
         order = match_bands(sensor, info.names)
         if not set(wanted) <= set(order) and info.count == len(sensor.bands) and not any(order):
             order = list(sensor.band_names)
+        elif info.count == len(wanted) and not any(info.names):
+            order = list(wanted)
     absent = [name for name in wanted if name not in order]
     if absent:
         names = ", ".join(name or "unnamed" for name in info.names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pystac
 
 from rsgeo_gan import sample
 from rsgeo_gan.catalog import Catalog, FolderSide, SampleSide, StacSide
-from rsgeo_gan.errors import GridError, SourceError
+from rsgeo_gan.errors import CatalogError, GridError, ProductError, RSGeoGANError, SourceError
 from rsgeo_gan.ingest import folder, stac
 from rsgeo_gan.ingest.checks import Declined
 from rsgeo_gan.ingest.fetch import Reader
@@ -175,7 +174,7 @@ def _done(job: _Job, catalog: Catalog, out: Path, manifest: Manifest) -> bool:
     bbox = catalog.aoi.bbox if catalog.aoi else None
     known = [entry for entry in manifest.dropped if entry.id == job.id]
     try:
-        name = safe_name(job.id)
+        name = _name(job.id)
         scene = job.find()
         _filter(scene, catalog)
         fingerprint = digest(scene, job.side, bbox)
@@ -192,9 +191,12 @@ def _done(job: _Job, catalog: Catalog, out: Path, manifest: Manifest) -> bool:
             reader=job.reader,
             crs=job.side.crs if isinstance(job.side, FolderSide) else None,
         )
-    except (SourceError, GridError) as error:
-        code = _code(error, job.id)
-        reason = unsigned(str(error))
+    except (ProductError, CatalogError):
+        raise
+    except Exception as error:  # whatever a damaged scene provokes in a library must not stop the others
+        code = _code(error)
+        reason = unsigned(str(error) if isinstance(error, RSGeoGANError) else _unforeseen(job, error))
+        log.debug("ingest: %s", job.id, exc_info=error)
         manifest.drop(job.id, STAGE, code, reason)
         if code not in FILTERED:
             log.warning("ingest: %s left out (%s): %s", job.id, code, reason)
@@ -204,14 +206,24 @@ def _done(job: _Job, catalog: Catalog, out: Path, manifest: Manifest) -> bool:
     return True
 
 
-def _code(error: SourceError | GridError, job_id: str) -> str:
+def _name(job_id: str) -> str:
+    try:
+        return safe_name(job_id)
+    except SourceError as error:
+        raise Declined("id", str(error)) from error
+
+
+def _code(error: Exception) -> str:
     if isinstance(error, Declined):
         return error.code
     if isinstance(error, GridError):
         return "georeference"
-    if re.search(r"cannot be a file name", str(error)):
-        return "id"
-    return "offset" if "offset" in str(error) else "unreadable"
+    return "unreadable" if isinstance(error, SourceError) else "unforeseen"
+
+
+def _unforeseen(job: _Job, error: Exception) -> str:
+    text = (str(error).strip().splitlines() or ["no text"])[0][:200]
+    return f"Scene {job.id} cannot be used ({type(error).__name__}: {text}). Look at its files, or drop the scene."
 
 
 def _filter(scene: Scene, catalog: Catalog) -> None:
