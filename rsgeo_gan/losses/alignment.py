@@ -1,34 +1,25 @@
-"""Correspondence terms for pairs that are only roughly aligned; interchangeable, injected by recipes.
+"""The shift-insensitive pair loss for images that are only roughly aligned.
 
-The shift-insensitive pair loss compares real and translated images in the early, low-passed features of
-the generators' own encoders: Qing et al. (EO-SAR CycleGAN). Anti-aliasing and the frozen encoder are
-ours: without a low-pass, strided features are more sensitive to shifts than pixels are.
+It compares real and translated images in the early, low-passed features of the generators' own encoders:
+Qing et al. (EO-SAR CycleGAN). Anti-aliasing and the frozen encoder are ours: without a low-pass, strided
+features are more sensitive to shifts than pixels are.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeGuard
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsgeo_gan.losses.correspondence import Correspondence, both_valid, is_per_pixel
 from rsgeo_gan.losses.reconstruction import masked_mean
 from rsgeo_gan.losses.shift import best_shift, shift_tolerant_l1
 
-__all__ = [
-    "Correspondence",
-    "PairLoss",
-    "PooledL1",
-    "ShiftTolerantL1",
-    "best_shift",
-    "downsample_weight",
-    "shift_tolerant_l1",
-    "strict_mask",
-]
+__all__ = ["PairLoss", "best_shift", "downsample_weight", "shift_tolerant_l1", "strict_mask"]
 
 
 class Encoder(Protocol):
@@ -44,47 +35,6 @@ class Encoder(Protocol):
 
     def tap_radius_px(self, tap: str, *, antialias: bool | None = None) -> int:
         """Return half a tap's receptive field."""
-
-
-class Correspondence(nn.Module, ABC):
-    """A term that ties each translation to the image it is paired with.
-
-    A task calls `attach` once when its networks exist (before weights are loaded), `forward` in the
-    generator step, and `update` after each generator step.
-    """
-
-    def attach(self, generator: nn.Module, generator_back: nn.Module) -> None:
-        """Meet the two networks: source to target, and back. Does nothing unless overridden."""
-
-    def update(self, generator: nn.Module, generator_back: nn.Module) -> None:
-        """Follow the networks after an optimiser step. Does nothing unless overridden."""
-
-    @abstractmethod
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        fake_source: Tensor,
-        fake_target: Tensor,
-        mask_source: Tensor | None = None,
-        mask_target: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Compare both directions.
-
-        Args:
-            source: Real source patches, shape (B, C, H, W), model domain.
-            target: Real target patches, shape (B, C', H, W).
-            fake_source: Source made from `target`.
-            fake_target: Target made from `source`.
-            mask_source: Validity of `source`, shape (B, 1, H, W).
-            mask_target: Validity of `target`, shape (B, 1, H, W).
-            weight: Trust in the alignment, [0, 1], per sample (B,) or per pixel (B, 1, H, W); scales the
-                term and is not divided out.
-
-        Returns:
-            Named, unweighted scalars, float32.
-        """
 
 
 class PairLoss(Correspondence):
@@ -169,7 +119,7 @@ class PairLoss(Correspondence):
         Raises:
             RuntimeError: If `attach` was not called.
         """
-        mask = _both(mask_source, mask_target)
+        mask = both_valid(mask_source, mask_target)
         encoder, encoder_back = self._encoders()
         forth = self.compare(encoder, source, fake_source, mask, weight)
         back = self.compare(encoder_back, target, fake_target, mask, weight)
@@ -196,7 +146,7 @@ class PairLoss(Correspondence):
                 valid = strict_mask(mask, stride, encoder.tap_radius_px(tap, antialias=self.antialias))
                 valid = 1.0 - self._pooled(1.0 - valid, largest=True)
             trust = weight
-            if _per_pixel(weight):
+            if is_per_pixel(weight):
                 trust = self._pooled(downsample_weight(weight, stride))
             scale = masked_mean(a.detach().abs(), valid).clamp_min(1e-6)
             total = total + masked_mean((a - b).abs(), valid, trust) / scale
@@ -213,74 +163,6 @@ class PairLoss(Correspondence):
         if pair[0] is None or pair[1] is None:
             raise RuntimeError("PairLoss: no encoders yet; call attach(generator, generator_back) first")
         return pair
-
-
-class PooledL1(Correspondence):
-    """Mean absolute difference after averaging over cells: the network-free rival of `PairLoss`.
-
-    Args:
-        factor: Side of the averaged cells, in pixels.
-    """
-
-    def __init__(self, factor: int = 4) -> None:
-        super().__init__()
-        if factor < 1:
-            raise ValueError(f"PooledL1: factor must be >= 1, got {factor}")
-        self.factor = factor
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        fake_source: Tensor,
-        fake_target: Tensor,
-        mask_source: Tensor | None = None,
-        mask_target: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return `pair`; a cell counts when all its pixels are valid on both sides."""
-        mask = _both(mask_source, mask_target)
-        valid = None if mask is None else 1.0 - F.max_pool2d(1.0 - mask, self.factor)
-        if _per_pixel(weight):
-            weight = F.avg_pool2d(weight.float(), self.factor)
-        total = torch.zeros((), device=source.device)
-        for real, fake in ((source, fake_source), (target, fake_target)):
-            difference = real.float() - fake.float()
-            if mask is not None:
-                difference = torch.where(mask > 0, difference, difference.new_zeros(()))
-            total = total + masked_mean(F.avg_pool2d(difference, self.factor).abs(), valid, weight)
-        return {"pair": total}
-
-
-class ShiftTolerantL1(Correspondence):
-    """Mean absolute difference at the best whole-tile integer offset, searched per sample and direction.
-
-    Args:
-        radius_px: Largest offset per axis, in pixels.
-    """
-
-    def __init__(self, radius_px: int = 3) -> None:
-        super().__init__()
-        self.radius_px = radius_px
-
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor,
-        fake_source: Tensor,
-        fake_target: Tensor,
-        mask_source: Tensor | None = None,
-        mask_target: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return `pair`; a fake is valid where its input is."""
-        forth = shift_tolerant_l1(
-            fake_target, target, _stacked(mask_source, mask_target, target), self.radius_px, weight
-        )
-        back = shift_tolerant_l1(
-            fake_source, source, _stacked(mask_target, mask_source, source), self.radius_px, weight
-        )
-        return {"pair": forth + back}
 
 
 def strict_mask(mask: Tensor, stride: int, radius_px: int) -> Tensor:
@@ -300,25 +182,6 @@ def strict_mask(mask: Tensor, stride: int, radius_px: int) -> Tensor:
 def downsample_weight(weight: Tensor, stride: int) -> Tensor:
     """Average per-pixel weights, (B, 1, H, W), over the cells of a feature map of this stride."""
     return F.avg_pool2d(weight.float(), stride, ceil_mode=True) if stride > 1 else weight.float()
-
-
-def _per_pixel(weight: Tensor | None) -> TypeGuard[Tensor]:
-    return weight is not None and weight.ndim == 4 and weight.shape[-2:].numel() > 1
-
-
-def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Validity of both sides, float32."""
-    if a is None or b is None:
-        only = b if a is None else a
-        return None if only is None else only.float()
-    return a.float() * b.float()
-
-
-def _stacked(of_pred: Tensor | None, of_target: Tensor | None, like: Tensor) -> Tensor | None:
-    if of_pred is None and of_target is None:
-        return None
-    ones = like.new_ones(like.shape[0], 1, *like.shape[-2:])
-    return torch.cat([ones if m is None else m.to(ones.dtype) for m in (of_pred, of_target)], dim=1)
 
 
 def _encoder_of(network: nn.Module) -> nn.Module:

@@ -25,8 +25,8 @@ def offset_errors(
     cannot be won by comparing next to nothing.
 
     Args:
-        pred: Shape (B, C, H, W), finite.
-        target: Same shape, finite.
+        pred: Shape (B, C, H, W), finite where valid.
+        target: Same shape, finite where valid.
         mask: Pixels valid in both, shape (B, 1, H, W), or a pair's masks on two channels, (B, 2, H, W):
             that of `pred`, then that of `target`.
         radius_px: Largest offset per axis, in pixels.
@@ -52,12 +52,13 @@ def offset_errors(
             f"{tuple(pred.shape[-2:])}; use a smaller radius or larger tiles"
         )
     crop = slice(radius_px, radius_px + h), slice(radius_px, radius_px + w)
-    inner = pred.float()[..., *crop]
-    target = target.float()
+    pred, target = pred.float(), target.float()
     errors, counts = [], []
     if mask is not None:
         mask = mask.float()
+        pred, target = filled(pred, target, mask)
         mask_inner, mask_target = mask[:, :1, *crop], mask[:, -1:]
+    inner = pred[..., *crop]
     for row in range(2 * radius_px + 1):
         for column in range(2 * radius_px + 1):
             window = slice(row, row + h), slice(column, column + w)
@@ -100,6 +101,14 @@ def best_shift(pred: Tensor, target: Tensor, mask: Tensor | None = None, radius_
     error = offset_errors(pred, target, mask, radius_px).mean(dim=2)  # (B, offsets)
     least, index = error.min(dim=1)
     return offset_of(index, radius_px), least
+
+
+def filled(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Zero what is invalid, which may not be finite; masks as in `offset_errors`."""
+    if mask is None:
+        return pred, target
+    zero = pred.new_zeros(())
+    return torch.where(mask[:, :1] > 0, pred, zero), torch.where(mask[:, -1:] > 0, target, zero)
 
 
 def offset_of(index: Tensor, radius_px: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from rsgeo_gan.losses.shift import crop_shifted, offset_errors, offset_of
+from rsgeo_gan.losses.shift import crop_shifted, filled, offset_errors, offset_of
 from rsgeo_gan.metrics.similarity import check_pair, check_range, ssim
 
 __all__ = [
@@ -64,7 +64,6 @@ def shift_tolerant_psnr(
     """
     check_range("shift_tolerant_psnr", data_range)
     check_pair("shift_tolerant_psnr", pred, target, mask)
-    pred, target = _filled(pred, target, mask)
     error = offset_errors(pred, target, mask, radius_px, power=2, remove_bias=remove_bias)
     psnr = (10.0 * torch.log10(data_range**2 / error)).mean(dim=2)  # (B, offsets)
     value, index = psnr.max(dim=1)
@@ -103,20 +102,12 @@ def shift_tolerant_ssim(
     if mask is not None:
         mask = mask.expand(pred.shape[0], -1, -1, -1).to(x.dtype)
         valid = crop_shifted(mask[:, :1], still, radius_px) * crop_shifted(mask[:, -1:], shift, radius_px)
-        x, y = _filled(x, y, valid)
+        x, y = filled(x, y, valid)
     if remove_bias:
         share = torch.ones_like(x[:, :1]) if valid is None else valid
         share = share / share.sum(dim=(2, 3), keepdim=True).clamp_min(1.0)
         x = x + ((y - x) * share).sum(dim=(2, 3), keepdim=True)
     return ShiftScore(ssim(x, y, data_range, valid, window=window), shift)
-
-
-def _filled(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Zero what is invalid; it may not be finite."""
-    if mask is None:
-        return pred, target
-    zero = pred.new_zeros(())
-    return torch.where(mask[:, :1] > 0, pred, zero), torch.where(mask[:, -1:] > 0, target, zero)
 
 
 class _ShiftTolerant(Metric):

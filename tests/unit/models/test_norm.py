@@ -31,9 +31,7 @@ def test_whole_mask_changes_nothing(features: torch.Tensor) -> None:
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
         norm.bias.copy_(torch.tensor([0.5, 0.0, -1.0]))
-    torch.testing.assert_close(
-        norm(features, torch.ones(2, 1, 8, 10)), norm(features), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(norm(features, torch.ones(2, 1, 8, 10)), norm(features), atol=1e-5, rtol=1e-5)
 
 
 def test_invalid_pixels_never_change_valid_ones(features: torch.Tensor) -> None:
@@ -117,9 +115,14 @@ def test_leaving_without_a_pass_is_refused() -> None:
 
 def test_an_error_while_collecting_leaves_the_network_unfrozen() -> None:
     generator = ResNetGenerator(1, 1, width=4, blocks=1)
-    with pytest.raises(RuntimeError, match="stopped"), collecting(generator):
-        generator(torch.rand(1, 1, 16, 16))
-        raise RuntimeError("stopped")
+
+    def run() -> None:
+        with collecting(generator):
+            generator(torch.rand(1, 1, 16, 16))
+            generator(torch.rand(1, 2, 16, 16))
+
+    with pytest.raises(ValueError, match=r"expected \(B, 1, H, W\)"):
+        run()
     assert not is_frozen(generator)
 
 

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rsgeo_gan.losses import r1, r2
+from rsgeo_gan.models import PatchDiscriminator
+
+
+@pytest.mark.parametrize("penalty", [r1, r2])
+def test_penalty_of_a_linear_critic_is_its_squared_weights(penalty: object) -> None:
+    weights = torch.tensor([2.0, 3.0])
+    critic = lambda x: (x * weights).sum(dim=(1, 2, 3))[:, None, None, None]  # noqa: E731
+    assert penalty(torch.rand(4, 1, 1, 2), critic, 10.0) == 0.5 * 10.0 * 13.0  # type: ignore[operator]
+
+
+def test_penalty_trains_the_critic_and_leaves_the_images_alone() -> None:
+    torch.manual_seed(0)
+    critic = PatchDiscriminator(1, width=4, layers=2)
+    images = torch.rand(2, 1, 16, 16, requires_grad=True)
+    r1(images, critic).backward()
+    assert images.grad is None
+    assert all(p.grad is not None for n, p in critic.named_parameters() if n.endswith("weight"))
+
+
+def test_penalty_is_computed_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    critic = nn.Conv2d(1, 1, 3)
+    images = torch.rand(2, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = r1(images.bfloat16(), critic)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, r1(images.bfloat16().float(), critic))
