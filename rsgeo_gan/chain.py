@@ -65,6 +65,8 @@ class Job:
     def load(self) -> Catalog:
         """Read the catalogue with this run's choices put in.
 
+        A recipe file named by the catalogue is looked for beside it first, as its other paths are.
+
         Raises:
             CatalogError: If the catalogue or one of the choices is wrong.
         """
@@ -75,7 +77,11 @@ class Job:
             settings["products.directions"] = list(self.directions)
         if self.recipe:
             settings["training.recipe"] = self.recipe
-        return load(self.catalog, overrides=settings)
+        catalog = load(self.catalog, overrides=settings)
+        beside = Path(self.catalog).expanduser().absolute().parent / catalog.training.recipe
+        if not self.recipe and beside.suffix in {".yaml", ".yml"} and beside.is_file():
+            catalog = load(self.catalog, overrides={**settings, "training.recipe": str(beside)})
+        return catalog
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def _tile(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     tiles = tile(
         Manifest.read(_collection(job, "pairs")),
         scenes,
-        resolve_grid(catalog.grid, scenes),
+        resolve_grid(catalog.grid, scenes, _collection(job, "tiles")),
         catalog.tiling,
         job.root / "tiles",
         progress=progress,
@@ -238,9 +244,11 @@ def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
         pin.path,
         job.root / "products",
         directions=list(catalog.products.directions),
-        grid=resolve_grid(catalog.grid, scenes),
+        grid=resolve_grid(catalog.grid, scenes, _collection(job, "tiles")),
         pairs=Manifest.read(_collection(job, "pairs")),
         window_px=catalog.products.window_px,
+        item_limit=catalog.products.item_limit,
+        max_failed_share=catalog.limits.max_failed_share,
         progress=progress,
     )
     return _outcome("generate", "products", before, products)

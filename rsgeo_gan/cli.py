@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -29,7 +29,7 @@ from rsgeo_gan.chain import DIRECTIONS, STAGES, Job, Outcome, headline, nothing_
 from rsgeo_gan.errors import FailedShareError, RSGeoGANError, TrainingError
 from rsgeo_gan.manifest import write_text
 from rsgeo_gan.progress import Progress
-from rsgeo_gan.training import MODES, Mode
+from rsgeo_gan.training import MODES
 
 __all__ = ["app", "main"]
 
@@ -115,8 +115,9 @@ def _options(
     global _debug
     _debug = debug
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=_screen, show_path=debug)], force=True)
-    logging.getLogger("rsgeo_gan").setLevel(level)
+    messages = logging.getLogger("rsgeo_gan")
+    messages.setLevel(level)
+    messages.handlers = [RichHandler(console=_screen, show_path=debug, show_time=False)]
 
 
 @app.command()
@@ -125,7 +126,7 @@ def demo(out: OutOption = Path("out/demo")) -> None:
 
     Example: rsgeo-gan demo --out out/demo
     """
-    _run(Job("sample", str(out)))
+    _run(Job("sample", str(out), recipe="translation-small"))
 
 
 @app.command(
@@ -226,6 +227,7 @@ def _lightning(arguments: Sequence[str]) -> None:
     from torchgeo.datamodules import BaseDataModule
     from torchgeo.tasks import BaseTask
 
+    sys.argv = ["rsgeo-gan", *arguments]
     LightningCLI(
         model_class=BaseTask,
         datamodule_class=BaseDataModule,
@@ -234,7 +236,6 @@ def _lightning(arguments: Sequence[str]) -> None:
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
-        args=list(arguments),
     )
 
 
@@ -260,7 +261,7 @@ def _job(catalog: str, out: Path, train: str, direction: str, recipe: str, setti
             f"expected one of {', '.join(DIRECTIONS)}, both; got {direction!r}", param_hint="--direction"
         )
     chosen = DIRECTIONS if direction == "both" else (direction,) if direction else ()
-    return Job(catalog, str(out), train=cast(Mode, train), directions=chosen, recipe=recipe, settings=settings)
+    return Job(catalog, str(out), train=train, directions=chosen, recipe=recipe, settings=settings)
 
 
 def _run(job: Job, names: Sequence[str] = ()) -> None:
@@ -273,7 +274,7 @@ def _run(job: Job, names: Sequence[str] = ()) -> None:
         with _bar(name) as progress:
             outcome = run_stage(name, job, progress)
         outcomes.append(outcome)
-        _screen.print(_line(outcome), highlight=False, markup=False)
+        _screen.print(_line(outcome), highlight=False, markup=False, soft_wrap=True)
     if not names:
         _close(job, outcomes)
 

@@ -140,14 +140,18 @@ def _complete_recipe(manifest: Manifest, training: Training, start: Published | 
     recipe = fit_channels(read_recipe(training.recipe), bands["source"], bands["target"])
     recipe["seed_everything"] = training.seed
     trainer = recipe.setdefault("trainer", {})
-    data = recipe.setdefault("data", {}).setdefault("init_args", {})
-    if "radius_px" in data:
-        data["radius_px"] = training.radius_px
+    if _has_pairs(recipe):
+        recipe["data"].setdefault("init_args", {}).update(radius_px=training.radius_px, seed=training.seed)
     if start is not None:
         for limit in ("max_epochs", "max_steps"):
             if isinstance(trainer.get(limit), int) and trainer[limit] > 0:
                 trainer[limit] = max(1, round(trainer[limit] * FINETUNE_SHARE))
     return with_overrides(recipe, training.overrides)
+
+
+def _has_pairs(recipe: dict[str, Any]) -> bool:
+    """Tell whether the recipe reads tiles with this package's data module, whose settings are known."""
+    return str(recipe.get("data", {}).get("class_path", "")).startswith("rsgeo_gan.datamodules.")
 
 
 def _digest(recipe: dict[str, Any], seen: str, start: str) -> str:
@@ -159,7 +163,10 @@ def _digest(recipe: dict[str, Any], seen: str, start: str) -> str:
 def _with_paths(recipe: dict[str, Any], tiles: Path, folder: Path, start: Published | None) -> dict[str, Any]:
     """Add what belongs to this place: tiles, folders, checkpoints, progress."""
     recipe = json.loads(json.dumps(recipe))
-    recipe["data"]["init_args"]["tiles"] = str(tiles.resolve())
+    data = recipe.setdefault("data", {}).setdefault("init_args", {})
+    data["tiles"] = str(tiles.resolve())
+    if start is not None and _has_pairs(recipe):
+        data["statistics"] = str(start.path.resolve())
     trainer = recipe["trainer"]
     trainer["default_root_dir"] = str(folder.resolve())
     trainer["enable_progress_bar"] = False

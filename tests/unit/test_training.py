@@ -93,7 +93,7 @@ def _tiles(root: Path, splits: list[str]) -> Manifest:
 
 
 def _train(root: Path, mode: process.Mode = "if_missing", **overrides: int) -> Published:
-    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    settings: dict[str, str | int | float | bool] = {key.replace("__", "."): value for key, value in overrides.items()}
     return train(
         root / "tiles",
         Training(recipe=str(root / "toy.yaml"), overrides=settings),
