@@ -109,9 +109,9 @@ class PairDataModule(GeoDataModule):
         self.facts: dict[str, Any] = {}
         self.aug = Augmentation()
         self.train_aug = Augmentation(flips)
-        self.collate_fn = collate
+        self.collate_fn = cast(Any, collate)
         self._survey: Survey | None = None
-        self._scalers: dict[str, Scaler] = {}
+        self._scalers: Mapping[Any, Scaler] = {}
 
     def setup(self, stage: str) -> None:
         """Fit or load statistics, and make the datasets and samplers of a stage.
@@ -123,7 +123,7 @@ class PairDataModule(GeoDataModule):
         if self._survey is None:
             every = TileSet(self.tiles)
             self._survey = survey(every)
-            self._scalers = _scalers(self.statistics) if self.statistics else dict(self._survey.scalers)
+            self._scalers = _scalers(self.statistics) if self.statistics else {**self._survey.scalers}
             self.facts = {
                 **{side: scaler.to_dict() for side, scaler in self._scalers.items()},
                 "gsd": every.res,
@@ -199,7 +199,8 @@ class PairDataModule(GeoDataModule):
         if trainer is not None and sampler is not None:
             done = int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
             start = done if done < len(loader) else 0
-            sampler.resume(int(trainer.fit_loop.epoch_progress.current.processed), start * self.batch_size)
+            epochs: Any = trainer.fit_loop.epoch_progress
+            sampler.resume(int(epochs.current.processed), start * self.batch_size)
         return loader
 
     def predict_dataloader(self) -> DataLoader[Any]:

@@ -183,7 +183,7 @@ def _unit(tiles: TileSet, side: Side) -> str:
 
 
 def _keep(folder: Path, key: dict[str, Any], result: Survey) -> None:
-    arrays = {str(row): counts for row, counts in result.missing.items()}
+    arrays: dict[str, Any] = {str(row): counts for row, counts in result.missing.items()}
     try:
         handle, name = tempfile.mkstemp(dir=folder, prefix=".stats.", suffix=".part")
         with os.fdopen(handle, "wb") as file:

@@ -183,7 +183,8 @@ class AdversarialTask(BaseTask):
         self._set_learning_rates(self._epochs_done())
 
     def _epochs_done(self) -> int:
-        return int(self.trainer.fit_loop.epoch_progress.current.processed)
+        progress: Any = self.trainer.fit_loop.epoch_progress
+        return int(progress.current.processed)
 
     def _set_learning_rates(self, epoch: int) -> None:
         """Set, rather than step, so that stopping between an epoch's last batch and its end changes nothing."""

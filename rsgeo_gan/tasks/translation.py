@@ -193,7 +193,7 @@ class CycleTranslation(AdversarialTask):
         if not self._joins:
             return [self._run(network, image, mask) for image, mask in zip(images, masks, strict=True)]
         out = self._run(network, torch.cat(list(images)), torch.cat(list(masks)))
-        return list(out.split([len(image) for image in images]))
+        return list(torch.split(out, [len(image) for image in images]))
 
     def prepare(self, batch: Batch) -> Batch:
         """Add both translations, both cycles and the masks; four generator passes."""
@@ -379,7 +379,7 @@ class CycleTranslation(AdversarialTask):
             ),
         }
         for logger in self.loggers:
-            show = getattr(logger.experiment, "add_image", None)
+            show = getattr(getattr(logger, "experiment", None), "add_image", None)
             if show is None:
                 continue
             for title, columns in rows.items():
