@@ -78,20 +78,19 @@ class SceneNorm(nn.Module):
 
     def _masked(self, x: Tensor, mask: Tensor) -> Tensor:
         wide = _wide(x)
-        valid = mask.to(wide)
-        mean, variance = _moments(x.to(wide), valid, dim=(2, 3))
+        centred, variance = _moments(x.to(wide), mask.to(wide), dim=(2, 3))[1:]
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight.view(1, -1, 1, 1)
-        y = (x - mean) * scale
+        y = centred * scale
         if self.bias is not None:
-            y = y + self.bias.view(1, -1, 1, 1)
-        return (y * valid).to(x.dtype)
+            y = y + self.bias.view(1, -1, 1, 1) * mask.to(wide)
+        return y.to(x.dtype)
 
     @torch.no_grad()
     def _collect(self, x: Tensor, mask: Tensor | None) -> None:
-        valid = None if mask is None else mask.to(torch.float32)
-        mean, variance = _moments(x.to(torch.float32), valid, dim=(0, 2, 3))
+        valid = x.new_ones(x.shape[0], 1, 1, 1) if mask is None else mask
+        mean, _, variance = _moments(x.to(torch.float32), valid.to(torch.float32), dim=(0, 2, 3))
         self.mean, self.variance = mean.reshape(-1), variance.reshape(-1)
 
     def extra_repr(self) -> str:
@@ -105,16 +104,17 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _moments(x: Tensor, valid: Tensor | None, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of the valid pixels; (0, 1) where there are none."""
-    if valid is None:
-        variance, mean = torch.var_mean(x, dim=dim, correction=0, keepdim=True)
-        return mean, variance
-    count = valid.sum(dim=dim, keepdim=True)
-    share = valid / count.clamp_min(1.0)
-    mean = (x * share).sum(dim=dim, keepdim=True)
-    variance = ((x - mean).square() * share).sum(dim=dim, keepdim=True)
-    return mean, torch.where(count > 0, variance, torch.ones_like(variance))
+def _moments(x: Tensor, valid: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of the valid pixels, the deviations from it (zero where invalid), and their biased variance.
+
+    Mean 0 and variance 1 where nothing is valid. The gradient keeps one tensor of the size of `x`.
+    """
+    count = (valid.expand(-1, -1, *x.shape[-2:])).sum(dim=dim, keepdim=True)
+    per_pixel = 1.0 / count.clamp_min(1.0)
+    mean = (x * valid).sum(dim=dim, keepdim=True) * per_pixel
+    centred = (x - mean).mul_(valid)
+    variance = centred.square().sum(dim=dim, keepdim=True) * per_pixel
+    return mean, centred, torch.where(count > 0, variance, torch.ones_like(variance))
 
 
 def _norms(network: nn.Module) -> dict[str, SceneNorm]:
