@@ -25,7 +25,7 @@ import rasterio
 import rasterio.shutil
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.warp import reproject
 from rasterio.windows import Window
@@ -207,12 +207,16 @@ def _read(
         np.s_[top - int(window.row_off) : bottom - int(window.row_off)],
         np.s_[left - int(window.col_off) : right - int(window.col_off)],
     )
-    values[:, *at] = dataset.read(indexes, window=inside)
-    flags = [dataset.mask_flag_enums[i - 1] for i in indexes]
-    if all("all_valid" in {flag.name for flag in band} for band in flags):
-        valid[at] = True
+    if inside.width == cols and inside.height == rows:
+        dataset.read(indexes, window=inside, out=values)
     else:
-        valid[at] = dataset.read_masks(indexes, window=inside).all(axis=0)
+        values[:, *at] = dataset.read(indexes, window=inside)
+    flags = [{flag.name for flag in dataset.mask_flag_enums[i - 1]} for i in indexes]
+    if all(names <= {"all_valid"} or names <= {"nodata"} for names in flags):
+        valid[at] = True  # What equals nodata is found below, without a second pass over the file.
+    else:
+        masked = indexes[:1] if all("per_dataset" in names for names in flags) else indexes
+        valid[at] = dataset.read_masks(masked, window=inside).all(axis=0)
     if values.dtype.kind in "fc":
         valid &= np.isfinite(values).all(axis=0)
     for position, i in enumerate(indexes):
@@ -268,7 +272,8 @@ def warp(
         if nodata is not None and not math.isnan(nodata):
             valid &= (raw != np.asarray(nodata).astype(raw.dtype)).all(axis=0)
         values = raw.astype(np.float32)
-        values[:, ~valid] = np.nan
+        if not valid.all():
+            values[:, ~valid] = np.nan
         if prepare is not None:
             values = prepare(values)
     if offset is not None:
@@ -336,6 +341,7 @@ def _profile(
         "blockysize": small,
         "bigtiff": "if_safer",
         "interleave": "pixel",
+        "photometric": "minisblack",
         **options,
     }
 
@@ -351,12 +357,15 @@ class _Moments:
     squares: float = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        if values.size:
-            exact = values.astype(np.float64)
-            self.low, self.high = min(self.low, float(exact.min())), max(self.high, float(exact.max()))
-            self.n += exact.size
+        """Take in finite values, one-dimensional; pieces that fit the processor's cache become float64."""
+        if not values.size:
+            return
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.n += values.size
+        for start in range(0, values.size, 1 << 15):
+            exact = values[start : start + (1 << 15)].astype(np.float64)
             self.total += float(exact.sum())
-            self.squares += float(np.square(exact).sum())
+            self.squares += float(np.dot(exact, exact))
 
     def tags(self, share: float) -> dict[str, str]:
         if not self.n:
@@ -366,8 +375,8 @@ class _Moments:
         return {
             "STATISTICS_MINIMUM": repr(self.low),
             "STATISTICS_MAXIMUM": repr(self.high),
-            "STATISTICS_MEAN": repr(mean),
-            "STATISTICS_STDDEV": repr(deviation),
+            "STATISTICS_MEAN": f"{mean:.12g}",
+            "STATISTICS_STDDEV": f"{deviation:.9g}",
             "STATISTICS_VALID_PERCENT": f"{100 * share:.4g}",
         }
 
@@ -469,9 +478,12 @@ class StripWriter:
 
     def _store(self, array: np.ndarray, row: int, valid: np.ndarray | None) -> None:
         window = Window(0, row, array.shape[2], array.shape[1])
+        everything = valid is None or bool(valid.all())
         for band, moments in zip(array, self._moments, strict=True):
-            kept = band if valid is None else band[valid]
-            moments.add(kept[np.isfinite(kept)] if band.dtype.kind == "f" else kept)
+            kept = band.reshape(-1) if everything else band[valid]
+            if band.dtype.kind == "f" and not math.isfinite(float(kept.sum())):
+                kept = kept[np.isfinite(kept)]
+            moments.add(kept)
         self._dataset.write(array, window=window)
         if self.masked:
             mask = np.full(array.shape[1:], 255, np.uint8) if valid is None else valid.astype(np.uint8) * 255
@@ -532,8 +544,6 @@ class StripWriter:
         pixels = self.geobox.shape.x * self.geobox.shape.y
         for i, moments in enumerate(self._moments, start=1):
             dataset.update_tags(i, **moments.tags(moments.n / pixels))
-        if self.count > 1:
-            dataset.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (self.count - 1)
 
     def _finish(self) -> Path:
         finished = self._staged.with_suffix(".cog.tif")

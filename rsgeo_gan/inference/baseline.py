@@ -15,7 +15,6 @@ from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from rsgeo_gan.progress import Progress, silent, track
 from rsgeo_gan.provenance import Direction, Provenance, fingerprint, sides
 from rsgeo_gan.raster import inspect, read, write
-from rsgeo_gan.sensors import SENSORS
 
 __all__ = ["untrained"]
 
@@ -54,7 +53,7 @@ def untrained(
         ProductError: If a raster cannot be written.
     """
     translator = Translator.load(checkpoint, direction, trusted=trusted, untrained_seed=seed)
-    encoding = Encoding.of(translator.target_scaler, SENSORS.get(translator.target_scaler.sensor))
+    encoding = Encoding.of(translator.target_scaler, translator.target_sensor)
     wanted = [item for item in tiles if item.properties.get("rsgeo:split") == split]
     paths = []
     for item in track(wanted, "untrained baseline", progress):

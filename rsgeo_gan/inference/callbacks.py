@@ -26,9 +26,9 @@ __all__ = ["GeoTIFFWriter"]
 class GeoTIFFWriter(BasePredictionWriter):
     """Write each predicted tile on the box of its tile, and a manifest of them.
 
-    A prediction and its sample need: the prediction of shape (B, C, H, W) in model units, `tile` (B,),
-    the row of the tile in its manifest, and `mask_valid` (B, 1, H, W). What exceeds the tile on all sides
-    is halo and is cropped.
+    The task returns `prediction`, shape (B, C, H, W), in model units, and `tile`, shape (B,), the row of
+    the tile in its manifest; the batch holds `mask_valid`, shape (B, 1, H, W). What exceeds the tile on all
+    sides is halo and is cropped.
 
     Args:
         tiles: Folder of the tiles, or their manifest.
@@ -65,7 +65,7 @@ class GeoTIFFWriter(BasePredictionWriter):
         facts = getattr(pl_module, "facts", {})
         scaler = _scaler(facts, sides(self.direction)[1])
         encoding = Encoding.of(scaler, SENSORS.get(scaler.sensor))
-        for image, mask, row in zip(prediction, batch["mask_valid"], batch["tile"], strict=True):
+        for image, mask, row in zip(prediction["prediction"], batch["mask_valid"], prediction["tile"], strict=True):
             tile = self._items[int(row)]
             item = self._write(tile, image, mask, encoding, facts)
             self._products.add(item)

@@ -39,7 +39,6 @@ from rsgeo_gan.manifest import (
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.provenance import Direction, Provenance, fingerprint, noise_seed, product_stem, qml, sides
 from rsgeo_gan.raster import GDAL_CACHE_MIB, StripWriter, inspect
-from rsgeo_gan.sensors import SENSORS
 from rsgeo_gan.tiling import Side, side_of
 
 __all__ = ["generate"]
@@ -329,7 +328,7 @@ def _make(job: _Job, translator: Translator, out: Path, window_px: int, counter:
     reader, scaler = job.reader, translator.target_scaler
     samples, valid = sample_windows(reader, translator.stride)
     translator.freeze(torch.from_numpy(samples), torch.from_numpy(valid[:, None].astype(np.float32)))
-    encoding = Encoding.of(scaler, SENSORS.get(scaler.sensor))
+    encoding = Encoding.of(scaler, translator.target_sensor)
     path = out / f"{job.stem}.tif"
     with StripWriter(
         path,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rsgeo_gan.errors import CheckpointError
 from rsgeo_gan.models import collecting, unfreeze
 from rsgeo_gan.provenance import Direction, digest_of, sides
-from rsgeo_gan.sensors import Scaler
+from rsgeo_gan.sensors import SENSORS, Scaler, Sensor, get_sensor
 
 __all__ = ["TRUSTED", "Facts", "Translator"]
 
@@ -43,6 +43,7 @@ class Facts:
         gsd: Pixel size of the training tiles, in units of their CRS.
         radius_px: Largest misalignment the training forgave, in pixels.
         recipe: Name of the recipe, or the class of the task when no name was stored.
+        sensors: Sensors by side, where the checkpoint tells them.
     """
 
     source: Scaler
@@ -50,10 +51,15 @@ class Facts:
     gsd: float
     radius_px: int
     recipe: str
+    sensors: Mapping[str, Sensor] = field(default_factory=dict)
 
     def scaler(self, side: str) -> Scaler:
         """Return the scaler of a side, "source" or "target"."""
         return self.source if side == "source" else self.target
+
+    def sensor(self, side: str) -> Sensor | None:
+        """Return the sensor of a side, where it is known."""
+        return self.sensors.get(side) or SENSORS.get(self.scaler(side).sensor)
 
 
 class Translator:
@@ -89,6 +95,7 @@ class Translator:
         self.facts = facts
         self.digest = digest
         self.stride = int(getattr(generator, "stride", 1))
+        self._takes_mask = "mask" in inspect.signature(generator.forward).parameters
         self.noise_channels = int(getattr(generator, "noise_channels", 0))
         self.halo_px = _halo(generator, self.stride)
 
@@ -101,6 +108,11 @@ class Translator:
     def target_scaler(self) -> Scaler:
         """Scaler of what the generator writes."""
         return self.facts.scaler(sides(self.direction)[1])
+
+    @property
+    def target_sensor(self) -> Sensor | None:
+        """Sensor of what the generator writes, where it is known."""
+        return self.facts.sensor(sides(self.direction)[1])
 
     @classmethod
     def load(
@@ -179,7 +191,7 @@ class Translator:
         """
         device = self.device
         arguments: dict[str, Tensor] = {}
-        if mask is not None:
+        if mask is not None and self._takes_mask:
             arguments["mask"] = mask.to(device)
         if noise is not None:
             arguments["noise"] = noise.to(device)
@@ -228,6 +240,11 @@ def _facts(stored: Mapping[str, Any], path: Path, digest: str) -> Facts:
             target=Scaler.from_dict(facts["target"]),
             gsd=float(facts["gsd"]),
             radius_px=int(facts.get("radius_px", 0)),
+            sensors={
+                side: get_sensor(facts[f"{side}_sensor"])
+                for side in ("source", "target")
+                if isinstance(facts.get(f"{side}_sensor"), Mapping)
+            },
             recipe=str(facts.get("recipe") or published or stored.get("task") or "unknown"),
         )
     except (KeyError, TypeError, ValueError) as error:

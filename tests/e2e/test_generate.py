@@ -11,7 +11,7 @@ import pystac
 import pytest
 import rasterio
 import torch
-from generation import EO_BANDS, EO_SCALER, ORIGIN, SAR_BANDS, SAR_SCALER, WHEN, box, checkpoint, optical, run
+from tests.generation import EO_BANDS, EO_SCALER, ORIGIN, SAR_BANDS, SAR_SCALER, WHEN, box, checkpoint, optical, run
 from rio_cogeo.cogeo import cog_validate
 
 from rsgeo_gan import raster

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from generation import run
+from tests.generation import run
 
 from rsgeo_gan.inference import generate
 

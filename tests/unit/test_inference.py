@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
-from generation import EO_SCALER, SAR_SCALER, checkpoint
+from tests.generation import EO_SCALER, SAR_SCALER, checkpoint
 
 from rsgeo_gan.errors import CheckpointError, ProductError
 from rsgeo_gan.inference import Translator
