@@ -23,6 +23,7 @@ _CHANNEL_SIGMA_PX = 1.8
 _NEIGHBOURHOOD_PX = 25
 _LOG_FLOOR = 0.1
 _FULL = 0.98
+_ROUNDING = 1e-4
 
 
 class Descriptor(Protocol):
@@ -46,7 +47,7 @@ class Descriptor(Protocol):
 def structure(bands: Image, valid: Mask) -> tuple[Image, Mask]:
     """Describe an image by relative gradient strength and double-angle direction, three channels."""
     strength, cosine, sine, keep = _edges(bands, valid)
-    return _finish([_above_surroundings(strength, keep), cosine, sine], keep), keep
+    return _finish([strength, cosine, sine], keep), keep
 
 
 def double_angle(bands: Image, valid: Mask) -> tuple[Image, Mask]:
@@ -58,7 +59,7 @@ def double_angle(bands: Image, valid: Mask) -> tuple[Image, Mask]:
 def gradient_magnitude(bands: Image, valid: Mask) -> tuple[Image, Mask]:
     """Describe an image by its relative gradient strength alone, one channel."""
     strength, _, _, keep = _edges(bands, valid)
-    return _finish([_above_surroundings(strength, keep)], keep), keep
+    return _finish([strength], keep), keep
 
 
 METHODS: dict[str, Descriptor] = {
@@ -70,64 +71,72 @@ METHODS: dict[str, Descriptor] = {
 
 
 def _edges(bands: Image, valid: Mask) -> tuple[Image, Image, Image, Mask]:
-    """Relative gradient strength in [0, 1), its double-angle cosine and sine parts, and their mask.
+    """Gradient strength in [0, 1) less its local mean, its double-angle cosine and sine, and their mask.
 
     The parts of several bands are averaged after each has been made relative to its own neighbourhood,
     so bands that run against each other do not cancel, and two polarisations halve the speckle.
     """
     weight = _blur(valid.astype(np.float32), _GRADIENT_SIGMA_PX)
     keep: Mask = (weight > _FULL) & valid
-    share = _mean_around(keep.astype(np.float32))
+    share = np.maximum(_mean_around(keep.astype(np.float32)), np.float32(1e-3))
     strength, cosine, sine = (np.zeros(valid.shape, np.float32) for _ in range(3))
     for band in bands:
-        gx, gy = _gradient(band, valid, weight, keep)
-        magnitude = np.hypot(gx, gy)
-        usual = float(magnitude.sum()) / max(int(keep.sum()), 1)
-        around = _mean_around(magnitude) / np.maximum(share, 1e-3)
-        relative = magnitude / (around + np.float32(0.05 * usual + 1e-12))
+        gx, gy, floor = _gradient(band, valid, weight, keep)
+        xx, yy = gx * gx, gy * gy
+        squared = xx + yy
+        relative = np.sqrt(squared)
+        usual = float(relative.sum()) / max(int(keep.sum()), 1)
+        around = _mean_around(relative)
+        around /= share
+        around += np.float32(0.05 * usual + floor)
+        relative /= around
         relative /= 1.0 + relative
-        unit = 1.0 / np.maximum(magnitude, 1e-12)
-        c, s = gx * unit, gy * unit
         strength += relative
-        cosine += relative * (c * c - s * s)
-        sine += relative * (2.0 * c * s)
+        # cos 2a and sin 2a are (gx² - gy²) and 2 gx gy over the squared length.
+        relative /= np.maximum(squared, np.float32(1e-24))
+        cosine += relative * (xx - yy)
+        gx *= gy
+        sine += relative * gx
+    sine *= 2.0
+    strength -= _mean_around(strength) / share
     n = np.float32(max(len(bands), 1))
     return strength / n, cosine / n, sine / n, keep
 
 
-def _gradient(band: Image, valid: Mask, weight: Image, keep: Mask) -> tuple[Image, Image]:
-    """Gradient of the smoothed band; of its logarithm when no value is negative, as speckle wants."""
+def _gradient(band: Image, valid: Mask, weight: Image, keep: Mask) -> tuple[Image, Image, float]:
+    """Gradient of the smoothed band, and the strength below which it is rounding.
+
+    The gradient of the logarithm is taken when no value is negative, as speckle wants.
+    """
     values = band[valid]
     if not len(values):
         empty = np.zeros(valid.shape, np.float32)
-        return empty, empty.copy()
+        return empty, empty.copy(), 1.0
     filled = np.where(valid, band, np.float32(0.0))
     smooth: Image = cast(Image, _blur(filled, _GRADIENT_SIGMA_PX) / np.maximum(weight, np.float32(1e-3)))
-    if values.min() >= 0:
-        sample = values[:: max(1, len(values) // 50_000)]
-        level = float(np.median(sample)) or float(sample.mean())
-        if level > 0:
-            ratio = np.maximum(smooth, 0.0) / np.float32(level) + np.float32(_LOG_FLOOR)
-            smooth = cast(Image, np.log(ratio))
+    sample = np.abs(values[:: max(1, len(values) // 50_000)])
+    level = float(np.median(sample)) or float(sample.mean())
+    floor = _ROUNDING * level + 1e-12
+    if values.min() >= 0 and level > 0:
+        floor = _ROUNDING
+        ratio = np.maximum(smooth, 0.0) / np.float32(level) + np.float32(_LOG_FLOOR)
+        smooth = cast(Image, np.log(ratio))
     gx, gy = np.zeros_like(smooth), np.zeros_like(smooth)
     gx[:, 1:-1] = 0.5 * (smooth[:, 2:] - smooth[:, :-2])
     gy[1:-1] = 0.5 * (smooth[2:] - smooth[:-2])
     gx[~keep] = 0.0
     gy[~keep] = 0.0
-    return gx, gy
-
-
-def _above_surroundings(strength: Image, keep: Mask) -> Image:
-    """Strength minus its local mean, so that a busy area does not attract everything."""
-    share = np.maximum(_mean_around(keep.astype(np.float32)), 1e-3)
-    return cast(Image, strength - _mean_around(strength * keep) / share)
+    return gx, gy, floor
 
 
 def _finish(channels: list[Image], keep: Mask) -> Image:
     """Smooth the channels, which widens the capture range, and clear them outside the mask."""
-    out = np.stack([_blur(np.where(keep, c, np.float32(0.0)), _CHANNEL_SIGMA_PX) for c in channels])
-    out[:, ~keep] = 0.0
-    return np.ascontiguousarray(out, np.float32)
+    out = np.empty((len(channels), *keep.shape), np.float32)
+    for channel, smooth in zip(channels, out, strict=True):
+        channel *= keep
+        smooth[...] = _blur(channel, _CHANNEL_SIGMA_PX)
+        smooth *= keep
+    return out
 
 
 def _blur(image: Image, sigma: float) -> Image:
@@ -137,6 +146,6 @@ def _blur(image: Image, sigma: float) -> Image:
 
 
 def _mean_around(image: Image) -> Image:
-    """Mean over a square neighbourhood with zeros outside the raster."""
+    """Mean over a square neighbourhood with zeros outside the raster and under the mask."""
     mean: Image = ndimage.uniform_filter(image, _NEIGHBOURHOOD_PX, mode="constant")
     return mean

@@ -61,6 +61,13 @@ class Surfaces:
     offset: Points
     area: float
 
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    def take(self, keep: NDArray[np.bool_]) -> Surfaces:
+        """Return the surfaces of some windows."""
+        return Surfaces(self.sums[keep], self.centres[keep], self.places[keep], self.offset[keep], self.area)
+
     @property
     def radius(self) -> int:
         """Largest offset on either side, pixels."""
@@ -73,6 +80,13 @@ class Surfaces:
         floor = 1e-6 * self.area
         score = products / np.sqrt(np.maximum(left, floor) * np.maximum(right, floor))
         return np.where(common > _MIN_COMMON * self.area, score, np.float32(0.0))
+
+    @property
+    def texture(self) -> Array:
+        """Energy of the channels a pixel at the middle offset, of the poorer raster, shape (N,)."""
+        middle = self.sums[:, :, self.radius, self.radius]
+        poorer = np.minimum(middle[:, 1], middle[:, 2]) / np.maximum(middle[:, 3], np.float32(1.0))
+        return np.asarray(poorer, np.float32)
 
     @property
     def common(self) -> Array:
@@ -165,18 +179,17 @@ def pool(surfaces: Surfaces, group: int, step: int = 1) -> Surfaces:
         nx, ny = surfaces.places[mine, 1].max() + 1, surfaces.places[mine, 2].max() + 1
         gx, gy = min(group, nx), min(group, ny)
         index = mine.reshape(ny, nx)
-        for j in range(0, ny - gy + 1, step):
-            for i in range(0, nx - gx + 1, step):
-                members = index[j : j + gy, i : i + gx].ravel()
-                found.append(
-                    Surfaces(
-                        surfaces.sums[members].sum(0, keepdims=True),
-                        surfaces.centres[members].mean(0, keepdims=True),
-                        np.array([[number, i // step, j // step]], np.int64),
-                        surfaces.offset[members[:1]],
-                        surfaces.area * gx * gy,
-                    )
-                )
+        cols, rows = np.arange(0, nx - gx + 1, step), np.arange(0, ny - gy + 1, step)
+        members = [index[np.ix_(rows + j, cols + i)].ravel() for j in range(gy) for i in range(gx)]
+        sums = surfaces.sums[members[0]]
+        centres = surfaces.centres[members[0]]
+        for other in members[1:]:
+            sums += surfaces.sums[other]
+            centres += surfaces.centres[other]
+        places = np.stack(np.meshgrid(cols // step, rows // step), -1).reshape(-1, 2)
+        places = np.concatenate([np.full((len(places), 1), number), places], 1)
+        area = surfaces.area * gx * gy
+        found.append(Surfaces(sums, centres / len(members), places, surfaces.offset[members[0]], area))
     return stack(found)
 
 
@@ -264,9 +277,17 @@ def _moving_sum(array: Array, width: int) -> Array:
 
 def _reduce(channels: Array, mask: Array, times: int) -> tuple[Array, Array]:
     """Mean over squares, weighted by the mask."""
-    height, width = (n - n % times for n in mask.shape)
-    shape = (height // times, times, width // times, times)
-    share = mask[:height, :width].reshape(shape).mean((1, 3))
-    mean = channels[:, :height, :width].reshape(-1, *shape).mean((2, 4)) / np.maximum(share, 1e-3)
-    small = share > 0.5
-    return (mean * small).astype(np.float32), small.astype(np.float32)
+    share = _squares(mask, times) / np.float32(times**2)
+    mean = _squares(channels, times) / np.maximum(share * np.float32(times**2), np.float32(1e-3))
+    small = (share > 0.5).astype(np.float32)
+    return (mean * small).astype(np.float32), small
+
+
+def _squares(array: Array, times: int) -> Array:
+    """Sum over squares of the last two axes; an incomplete rim is left out."""
+    height, width = (n - n % times for n in array.shape[-2:])
+    parts = [array[..., j:height:times, i:width:times] for j in range(times) for i in range(times)]
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    return total

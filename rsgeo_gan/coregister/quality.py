@@ -1,0 +1,122 @@
+"""How far a measured displacement is to be believed: expected error, confidence, reasons to decline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsgeo_gan.coregister.fit import Model, TiePoints
+
+__all__ = ["Evidence", "confidence", "expected_error", "verdict"]
+
+_PARAMETERS = {"none": 1, "shift": 1, "affine": 3}
+_OVERLAP = 3.0
+_NEAR_PX = 1.5
+_EDGE_PX = 2.0
+_MIN_RATIO = 1.15
+_MIN_PROMINENCE = 3.0
+_MAX_DISAGREEMENT_PX = 3.0
+_MIN_SHARE = 0.4
+_MIN_SCORE = 0.08
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a displacement.
+
+    Attributes:
+        agreement_px: Distance between the peaks of two halves that share no pixel.
+        prominence: Height of the summed peak over the usual spread of the surface.
+        peak_ratio: Height of the summed peak over the second one.
+        share: Weighted share of windows whose own peak lies within 1.5 px of the model.
+        score: Mean correlation at the windows' peaks.
+        largest_px: Largest component of the mean displacement, before or after refinement.
+        sigma_px: Expected error.
+        n_points: Number of windows.
+    """
+
+    agreement_px: float
+    prominence: float
+    peak_ratio: float
+    share: float
+    score: float
+    largest_px: float
+    sigma_px: float
+    n_points: int
+
+    @classmethod
+    def of(cls, points: TiePoints, model: Model, **given: float) -> Self:
+        """Complete the evidence by what the tie points say."""
+        near = _distance(points, model) < _NEAR_PX
+        total = float(points.weight.sum())
+        share = float((points.weight * near).sum()) / total if total > 0 else 0.0
+        return cls(share=share, score=float(points.score.mean()), n_points=len(points), **given)
+
+
+def expected_error(points: TiePoints, cells: TiePoints, places: NDArray[np.int64], model: Model) -> float:
+    """Estimate the error of the displacement at a place chosen by chance, pixels.
+
+    Two parts add up: the standard error of the fitted parameters, and the smooth part of the true
+    displacement that the model cannot follow. The latter shows as a likeness of the residuals of
+    neighbouring cells, which share no pixel and therefore no noise.
+
+    Args:
+        points: Tie points the model was fitted to, from windows that overlap by half.
+        cells: Tie points of single cells.
+        places: Block, column and row of each cell, shape (N, 3).
+        model: The fitted model.
+
+    Returns:
+        Root mean square error, both components together.
+    """
+    trusted = points.weight * (_distance(points, model) < 3.0)
+    total = float(trusted.sum())
+    if total <= 0:
+        return float("inf")
+    scatter = float((trusted * _distance(points, model) ** 2).sum()) / total
+    independent = total**2 / float((trusted**2).sum()) / _OVERLAP
+    freedom = _PARAMETERS[model.kind]
+    return float(np.sqrt(scatter * freedom / max(independent - freedom, 0.5) + _misfit(cells, places, model)))
+
+
+def confidence(evidence: Evidence) -> float:
+    """Turn evidence into a probability-like number, 0..1."""
+    return 0.5
+
+
+def verdict(evidence: Evidence, max_shift_px: float) -> str:
+    """Return the reason to decline, empty when there is none."""
+    if evidence.largest_px > max_shift_px + _EDGE_PX:
+        return "peak at the edge of the search"
+    if evidence.peak_ratio < _MIN_RATIO:
+        return "two peaks"
+    weak = evidence.share < _MIN_SHARE or evidence.score < _MIN_SCORE or evidence.prominence < _MIN_PROMINENCE
+    if evidence.agreement_px > _MAX_DISAGREEMENT_PX or weak:
+        return "halves disagree"
+    return ""
+
+
+def _distance(points: TiePoints, model: Model) -> NDArray[np.float64]:
+    """Distance of each tie point from the model, pixels."""
+    distance: NDArray[np.float64] = np.linalg.norm(points.found - model(points.at), axis=1)
+    return distance
+
+
+def _misfit(cells: TiePoints, places: NDArray[np.int64], model: Model) -> float:
+    """Variance of the smooth part of the residuals, pixels squared."""
+    residual = cells.found - model(cells.at)
+    where = {tuple(place): i for i, place in enumerate(places.tolist())}
+    left, right = [], []
+    for (block, col, row), i in where.items():
+        for other in ((block, col + 1, row), (block, col, row + 1)):
+            if other in where:
+                left.append(i)
+                right.append(where[other])
+    if not left:
+        return 0.0
+    weight = np.sqrt(cells.weight[left] * cells.weight[right])
+    common = (residual[left] * residual[right]).sum(1)
+    return max(0.0, float((weight * common).sum() / max(float(weight.sum()), 1e-12)))
