@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,6 +35,9 @@ from rsgeo_gan.training import MODES
 __all__ = ["app", "main"]
 
 EXIT_ERROR, EXIT_USAGE, EXIT_FAILED_SHARE, EXIT_TRAINING, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+
+_PLAIN_WIDTH = 120
+"""Columns of the final table where the output is not a terminal."""
 
 _screen = Console(stderr=True)
 _debug = False
@@ -314,13 +318,17 @@ def _bar(name: str) -> Iterator[Progress]:
 def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
     """Print the scores, the products and the way to the report."""
     console = Console()
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
     root = job.root
     products = sorted((root / "products").rglob("*.tif"))
     rows = headline(job)
     if rows:
-        table = Table(title="Scores of the generated rasters", title_justify="left")
-        for column in rows[0]:
-            table.add_column(column, justify="left" if column == next(iter(rows[0])) else "right")
+        table = Table(title="Scores of the generated rasters", title_justify="left", box=box.SIMPLE_HEAD)
+        first, *others = rows[0]
+        table.add_column(first, no_wrap=True)
+        for column in others:
+            table.add_column(column, justify="right")
         for row in rows:
             table.add_row(*(str(value) for value in row.values()))
         console.print(table)

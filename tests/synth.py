@@ -93,7 +93,8 @@ def write_tiles(
                 dn = source(col * size, row * size, size)
                 raster.write(
                     here / "source.tif", np.where(valid, dn, 0).astype(dn.dtype), box, valid=valid, nodata=0,
-                    names=[f"B{k + 2:02d}" for k in range(len(dn))], unit="reflectance", scale=1e-4, offset=-0.1, cog=False,
+                    names=[f"B{k + 2:02d}" for k in range(len(dn))], unit="reflectance", scale=1e-4, offset=-0.1,
+                    cog=False,
                 )  # fmt: skip
                 db = target(col * size * scale, row * size * scale, size * scale)
                 raster.write(
