@@ -7,7 +7,7 @@ integers, `tile` and `origin_px`, from which a writer looks the box up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import shapely
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchgeo.datasets import GeoDataset
+from torchgeo.datasets import GeoDataset, IntersectionDataset
 
 from rsgeo_gan.datasets.tiles import SIDES, Side, Tile, TileReader, TileSet
 from rsgeo_gan.errors import GridError, SourceError
@@ -208,6 +208,10 @@ class PairDataset(GeoDataset):
                 "put it first (`pairs & other`), so that the other dataset follows."
             )
 
+    def __and__(self, other: GeoDataset) -> IntersectionDataset:
+        """Add another dataset's entries at the same place; torchgeo's own joining refuses scalar entries."""
+        return IntersectionDataset(self, other, spatial_only=True, collate_fn=_join)
+
     def __getitem__(self, index: Any) -> Sample:
         """Cut one sample.
 
@@ -254,6 +258,13 @@ class PairDataset(GeoDataset):
             raise IndexError(f"query {index} touches no usable tile of {self.tile_set.path} with bounds {self.bounds}")
         tile = self.tile_set.tiles[best]
         return Patch(best, left - tile.col, top - tile.line, width, height)
+
+
+def _join(samples: Sequence[Sample]) -> Sample:
+    """Entries of both; what has one name in both is joined along the bands, as torchgeo does; no places."""
+    pair, other = ({k: v for k, v in sample.items() if k not in ("bounds", "transform", "crs")} for sample in samples)
+    shared = {key: torch.cat([pair[key], other[key]]) for key in pair.keys() & other.keys()}
+    return {**pair, **other, **shared}
 
 
 def _utc(value: Any) -> np.datetime64:
