@@ -365,7 +365,7 @@ class _Moments:
         for start in range(0, values.size, 1 << 15):
             exact = values[start : start + (1 << 15)].astype(np.float64)
             self.total += float(exact.sum())
-            self.squares += float(np.dot(exact, exact))
+            self.squares += float(np.square(exact, out=exact).sum())
 
     def tags(self, share: float) -> dict[str, str]:
         if not self.n:
