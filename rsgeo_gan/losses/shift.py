@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def offset_errors(
     mask: Tensor | None = None,
     radius_px: int = 3,
     *,
-    power: int = 1,
+    power: Literal[1, 2] = 1,
     remove_bias: bool = False,
 ) -> Tensor:
     """Measure the error of the central crop of `pred` against `target` at every offset within a radius.
@@ -59,21 +61,22 @@ def offset_errors(
         pred, target = filled(pred, target, mask)
         mask_inner, mask_target = mask[:, :1, *crop], mask[:, -1:]
     inner = pred[..., *crop]
+    measure = torch.abs if power == 1 else torch.square
+    everywhere = torch.full_like(pred[:, :1, 0, 0], h * w)
     for row in range(2 * radius_px + 1):
         for column in range(2 * radius_px + 1):
             window = slice(row, row + h), slice(column, column + w)
             difference = inner - target[..., *window]  # (B, C, h, w)
-            if mask is None:
-                if remove_bias:
-                    difference = difference - difference.mean(dim=(2, 3), keepdim=True)
-                errors.append(difference.abs().pow(power).mean(dim=(2, 3)))
-                continue
-            valid = mask_inner * mask_target[..., *window]
-            count = valid.sum(dim=(2, 3))  # (B, 1)
-            share = valid / count.clamp_min(1.0)[..., None, None]
+            count, valid = everywhere, None
+            if mask is not None:
+                valid = mask_inner * mask_target[..., *window]
+                count = valid.sum(dim=(2, 3))  # (B, 1)
+                difference = difference * valid
+            per_pixel = 1.0 / count.clamp_min(1.0)
             if remove_bias:
-                difference = difference - (difference * share).sum(dim=(2, 3), keepdim=True)
-            errors.append((difference.abs().pow(power) * share).sum(dim=(2, 3)))
+                bias = (difference.sum(dim=(2, 3)) * per_pixel)[..., None, None]
+                difference = difference - (bias if valid is None else bias * valid)
+            errors.append(measure(difference).sum(dim=(2, 3)) * per_pixel)
             counts.append(count)
     error = torch.stack(errors, dim=1)
     if mask is None:
@@ -95,12 +98,10 @@ def best_shift(pred: Tensor, target: Tensor, mask: Tensor | None = None, radius_
 
     Returns:
         Offset (dx, dy) per sample, shape (B, 2), int64: where the target's content lies relative to the
-        prediction's, +x right, +y down; and the mean absolute error there, shape (B,). With
-        nothing to compare the offset is arbitrary and the error infinite.
+        prediction's, +x right, +y down; and the mean absolute error there, shape (B,). The smallest of
+        equally good offsets is taken; with nothing to compare it is (0, 0) and the error infinite.
     """
-    error = offset_errors(pred, target, mask, radius_px).mean(dim=2)  # (B, offsets)
-    least, index = error.min(dim=1)
-    return offset_of(index, radius_px), least
+    return least_offset(offset_errors(pred, target, mask, radius_px).mean(dim=2), radius_px)
 
 
 def filled(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -111,10 +112,14 @@ def filled(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, T
     return torch.where(mask[:, :1] > 0, pred, zero), torch.where(mask[:, -1:] > 0, target, zero)
 
 
-def offset_of(index: Tensor, radius_px: int) -> Tensor:
-    """Turn positions in `offset_errors` into (dx, dy), shape (B, 2)."""
-    side = 2 * radius_px + 1
-    return torch.stack([index % side, index // side], dim=1) - radius_px
+def least_offset(error: Tensor, radius_px: int) -> tuple[Tensor, Tensor]:
+    """Pick the offset (dx, dy) of least error, shape (B, offsets), the one nearest to zero among equals."""
+    steps = torch.arange(-radius_px, radius_px + 1, device=error.device)
+    offsets = torch.cartesian_prod(steps, steps).flip(1)  # (offsets, 2)
+    least = error.amin(dim=1)
+    distance = offsets.square().sum(dim=1).expand_as(error)
+    index = torch.where(error <= least[:, None], distance, 2 * radius_px**2 + 1).argmin(dim=1)
+    return offsets[index], least
 
 
 def crop_shifted(image: Tensor, shift: Tensor, radius_px: int) -> Tensor:

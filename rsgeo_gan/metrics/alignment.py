@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from rsgeo_gan.losses.shift import crop_shifted, filled, offset_errors, offset_of
+from rsgeo_gan.losses.shift import crop_shifted, filled, least_offset, offset_errors
 from rsgeo_gan.metrics.similarity import check_pair, check_range, ssim
 
 __all__ = [
@@ -66,8 +66,8 @@ def shift_tolerant_psnr(
     check_pair("shift_tolerant_psnr", pred, target, mask)
     error = offset_errors(pred, target, mask, radius_px, power=2, remove_bias=remove_bias)
     psnr = (10.0 * torch.log10(data_range**2 / error)).mean(dim=2)  # (B, offsets)
-    value, index = psnr.max(dim=1)
-    return ShiftScore(torch.where(value == -torch.inf, torch.nan, value), offset_of(index, radius_px))
+    shift, value = least_offset(-psnr, radius_px)
+    return ShiftScore(torch.where(value == torch.inf, torch.nan, -value), shift)
 
 
 @torch.no_grad()

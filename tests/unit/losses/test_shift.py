@@ -42,6 +42,12 @@ def test_a_tiny_overlap_cannot_win() -> None:
     assert error.item() > 0.9
 
 
+def test_images_without_content_stay_in_place() -> None:
+    flat = torch.full((2, 1, 12, 12), 0.5)
+    assert best_shift(flat, flat)[0].tolist() == [[0, 0]] * 2
+    assert best_shift(flat, flat, torch.zeros(2, 1, 12, 12))[0].tolist() == [[0, 0]] * 2
+
+
 def test_loss_is_zero_for_an_exact_shift_and_not_beyond_the_radius(image: torch.Tensor) -> None:
     moved = torch.roll(image, 3, dims=3)
     assert shift_tolerant_l1(image, moved, radius_px=3) == 0
