@@ -12,11 +12,11 @@ import pystac
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 
 from rsgeo_gan.errors import ProductError
 from rsgeo_gan.grid import Displacement
 from rsgeo_gan.manifest import Manifest, item_box
+from rsgeo_gan.report.places import outline
 from rsgeo_gan.report.scoring import GENERATED, Scored
 
 __all__ = ["COLOURS", "curves", "distributions", "map_of", "read_curves", "save", "spectra"]
@@ -47,7 +47,7 @@ def save(figure: Figure, path: Path) -> Path:
     staged = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(staged, format="png", dpi=120, facecolor="white")
+        figure.savefig(staged, format="png", dpi=110, facecolor="white", pil_kwargs={"compress_level": 4})
         staged.replace(path)
     except OSError as error:
         raise ProductError(
@@ -67,22 +67,6 @@ def plain(axes: Axes) -> None:
     axes.tick_params(colors=_INK, labelsize=8)
     axes.xaxis.label.set_color(_INK)
     axes.yaxis.label.set_color(_INK)
-
-
-def _outline(box: GeoBox, crs: str) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of a box in kilometres of another reference system, closed."""
-    height, width = box.shape
-    steps = np.linspace(0, 1, 12)
-    column = np.concatenate([steps, 0 * steps + 1, 1 - steps, 0 * steps]) * width
-    row = np.concatenate([0 * steps, steps, 0 * steps + 1, 1 - steps]) * height
-    return _placed(box, column, row, crs)
-
-
-def _placed(box: GeoBox, column: np.ndarray, row: np.ndarray, crs: str) -> tuple[np.ndarray, np.ndarray]:
-    a = box.affine
-    x, y = a.a * column + a.b * row + a.c, a.d * column + a.e * row + a.f
-    x, y = Transformer.from_crs(str(box.crs), crs, always_xy=True).transform(x, y)
-    return np.asarray(x) / 1000, np.asarray(y) / 1000
 
 
 def map_of(scenes: Manifest, pairs: Manifest, tiles: Manifest) -> Figure | None:
@@ -112,6 +96,11 @@ def map_of(scenes: Manifest, pairs: Manifest, tiles: Manifest) -> Figure | None:
     return figure
 
 
+def _kilometres(box: GeoBox, crs: str) -> tuple[np.ndarray, np.ndarray]:
+    x, y = outline(box, crs)
+    return x / 1000, y / 1000
+
+
 def _metric(boxes: Sequence[GeoBox]) -> str:
     """A projected reference system that one of the boxes has, else the UTM zone of the first."""
     for box in boxes:
@@ -126,12 +115,12 @@ def _footprints(axes: Axes, boxes: Sequence[tuple[pystac.Item, GeoBox]], tiles: 
     named: dict[str, Any] = {}
     for tile in tiles:
         split = tile.properties.get("rsgeo:split", "train")
-        x, y = _outline(item_box(tile), crs)
+        x, y = _kilometres(item_box(tile), crs)
         (patch,) = axes.fill(x, y, facecolor=COLOURS.get(split, "#e2e8f0"), edgecolor="white", linewidth=0.8)
         named[f"tiles: {split}"] = patch
     for item, box in boxes:
         side = item.properties.get("rsgeo:side", "source")
-        x, y = _outline(box, crs)
+        x, y = _kilometres(box, crs)
         (line,) = axes.plot(
             x, y, color=COLOURS[side], linewidth=1.6, linestyle="-" if side == "source" else (0, (5, 2))
         )

@@ -160,7 +160,9 @@ class Tally:
             physical = self.unit == "dB"
             mine, theirs = (10 ** (image / 10) if physical else image.clamp_min(0) for image in (x, y))
             looked = multilook_score(mine, theirs, span, LOOKS_PX, mask, scale="dB" if physical else "linear")
-            self._keep("correlation_multilook", looked.correlation)
+            # A constant image correlates with nothing; rounding in its averages would say otherwise.
+            flat = np.ptp(made[:, valid], axis=1).max() == 0
+            self._keep("correlation_multilook", looked.correlation * (0.0 if flat else 1.0))
             self._keep("ssim_multilook", looked.ssim)
             if physical:
                 for key, image in (("enl", mine), ("enl_real", theirs)):

@@ -24,7 +24,7 @@ from rsgeo_gan.manifest import Dropped, Manifest, asset_path, write_json, write_
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.report import figures, quicklooks
 from rsgeo_gan.report.measures import DATA_RANGE, MEASURES
-from rsgeo_gan.report.scoring import GENERATED, Scored, headline, held_out, product_tiles, score, title
+from rsgeo_gan.report.scoring import GENERATED, Scored, headline, held_out, product_tiles, score
 
 __all__ = ["report"]
 
@@ -189,7 +189,7 @@ def _describe(
             links.append((label, _href(str(other), folder)))
     described = _Product(
         id=product.id,
-        direction=title(product.properties["rsgeo:direction"]),
+        direction=scored.title,
         facts=_facts(product, path),
         links=links,
         table=_table(scored.to_dict()),
@@ -252,17 +252,15 @@ def _direction(entry: Scored, described: list[dict[str, Any]], pictures: _Pictur
     name = entry.direction.replace("_", "-")
     values = next(found for found in described if found["direction"] == entry.direction)
     return {
-        "title": title(entry.direction),
+        "title": entry.title,
         "unit": entry.unit,
         "table": _table(values),
         "shift": values["scores"][GENERATED].get("shift_px"),
-        "spectra": pictures.add(
-            f"spectrum-{name}.png", figures.spectra(entry), f"Radial spectra, {title(entry.direction)}"
-        ),
+        "spectra": pictures.add(f"spectrum-{name}.png", figures.spectra(entry), f"Radial spectra, {entry.title}"),
         "distributions": pictures.add(
             f"distribution-{name}.png",
             figures.distributions(entry),
-            f"Distributions of values, {title(entry.direction)}",
+            f"Distributions of values, {entry.title}",
         ),
     }
 
@@ -315,7 +313,7 @@ def _verdicts(directions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     continue
                 label, way = better[key]
                 (won if (mine > theirs if way == "higher" else mine < theirs) else lost).append(label)
-            verdicts.append({"direction": title(entry["direction"]), "baseline": kind, "won": won, "lost": lost})
+            verdicts.append({"direction": entry["title"], "baseline": kind, "won": won, "lost": lost})
     return verdicts
 
 

@@ -8,18 +8,20 @@ import numpy as np
 import pystac
 from affine import Affine
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.manifest import asset_path, item_box
+from rsgeo_gan.report.places import affine_apply, outline
 from rsgeo_gan.report.scoring import analysis, resembled, units_of
 
 __all__ = ["detail", "overview"]
 
-_SIDE_PX = 700
+_SIDE_PX = 640
+_PANEL_IN, _GAP_IN, _BAR_IN, _TITLE_IN = 2.95, 0.08, 0.62, 0.3
+_NOTHING = "#f1f5f9"
+_TRUE = "true colour"
 _RGB = (("B04", "B03", "B02"), ("B4", "B3", "B2"), ("red", "green", "blue"))
 _FALSE = (("B08", "B04", "B03"), ("B8", "B4", "B3"), ("nir", "red", "green"))
 _INK = "#334155"
@@ -66,15 +68,39 @@ def overview(product: pystac.Item, tiles: Sequence[pystac.Item]) -> Figure:
     side = resembled(product.properties["rsgeo:direction"])
     other = "source" if side == "target" else "target"
     box = _shrunk(item_box(product))
-    layers = {}
-    for which in (other, side):
-        total: np.ndarray | None = None
-        for tile in tiles:
-            part = analysis(asset_path(tile, which), box)
-            total = part if total is None else np.where(np.isfinite(total), total, part)
-        assert total is not None
-        layers[which] = _Picture(total, asset_path(tiles[0], which))
+    layers = {
+        which: _Picture(_mosaic([asset_path(tile, which) for tile in tiles], box), asset_path(tiles[0], which))
+        for which in (other, side)
+    }
     return _compared(layers[other], layers[side], analysis(asset_path(product, "data"), box), box)
+
+
+def _mosaic(paths: Sequence[str], box: GeoBox) -> np.ndarray:
+    """Put rasters together on a box, each read only where it lies; NaN where none has valid pixels."""
+    whole: np.ndarray | None = None
+    for path in paths:
+        window = _window(raster.inspect(path).geobox, box)
+        if window is None:
+            continue
+        part = analysis(path, box[window])
+        if whole is None:
+            whole = np.full((len(part), *box.shape), np.nan, np.float32)
+        here = whole[:, window[0], window[1]]
+        np.copyto(here, part, where=~np.isfinite(here))
+    return whole if whole is not None else np.full((raster.inspect(paths[0]).count, *box.shape), np.nan, np.float32)
+
+
+def _window(part: GeoBox, box: GeoBox) -> tuple[slice, slice] | None:
+    """Rows and columns of a box that another box may touch; None where they do not meet."""
+    x, y = outline(part, str(box.crs), per_side=8)
+    column, row = affine_apply(~box.affine, x, y)
+    limits = []
+    for values, size in ((row, box.shape.y), (column, box.shape.x)):
+        first, last = max(0, int(np.floor(values.min())) - 1), min(size, int(np.ceil(values.max())) + 1)
+        if first >= last:
+            return None
+        limits.append(slice(first, last))
+    return limits[0], limits[1]
 
 
 def _shrunk(box: GeoBox) -> GeoBox:
@@ -113,52 +139,79 @@ def _stretch(values: np.ndarray, unit: str) -> tuple[float, float]:
 
 def _compared(read: _Picture, real: _Picture, made: np.ndarray, box: GeoBox) -> Figure:
     rows = _rows(real)
-    ratio = box.shape.y / box.shape.x
-    figure = Figure(figsize=(13.2, len(rows) * (3.0 * ratio + 0.55) + 0.2), layout="constrained")
-    grid = figure.subplots(len(rows), 4, squeeze=False)
+    height = min(_PANEL_IN * box.shape.y / box.shape.x, 2 * _PANEL_IN)
+    sheet = _Sheet(len(rows), height)
     for number, (label, indexes) in enumerate(rows):
-        panels = grid[number]
-        _show_read(panels[0], read, number)
+        panel = sheet.panel(number, 0)
+        _show_read(panel, read, number)
+        if number == len(rows) - 1:
+            _scale_bar(panel, box)
         truth, fake = real.values[indexes], made[indexes]
+        pair = [(sheet.panel(number, 1), truth, "real"), (sheet.panel(number, 2), fake, "generated")]
         if len(indexes) == 3:
-            limits = [_stretch(band, real.unit) for band in truth]
-            for axes, image, what in ((panels[1], truth, "real"), (panels[2], fake, "generated")):
-                axes.imshow(_rgb(image, limits), interpolation="nearest")
-                axes.set_title(f"{what}, {label}", loc="left", fontsize=9, color=_INK)
-            apart = (fake - truth).mean(axis=0)
-            name = "mean difference"
+            limits = _limits(truth, real.unit, label)
+            for axes, image, what in pair:
+                axes.imshow(_rgb(image, limits), interpolation="nearest", aspect="auto")
+                _name(axes, f"{what}, {label}")
+            apart, name = (fake - truth).mean(axis=0), "mean difference"
         else:
             low, high = _stretch(truth[0], real.unit)
-            for axes, image, what in ((panels[1], truth[0], "real"), (panels[2], fake[0], "generated")):
-                _grey(axes, image, low, high)
-                axes.set_title(f"{what}, {label}", loc="left", fontsize=9, color=_INK)
-            bar = figure.colorbar(
-                ScalarMappable(Normalize(low, high), "gray"), ax=list(panels[1:3]), shrink=0.86, aspect=28, pad=0.01
-            )
-            _describe(bar, f"{label}, {_LABEL[real.unit]}")
+            for axes, image, what in pair:
+                _grey(axes, image[0], low, high)
+                _name(axes, f"{what}, {label}")
+            sheet.bar(number, 2, low, high, "gray", f"{label}, {_LABEL[real.unit]}")
             apart, name = fake[0] - truth[0], "difference"
         span = float(np.nanquantile(np.abs(apart), 0.98)) if np.isfinite(apart).any() else 1.0
         span = max(span, 1e-6)
-        panels[3].imshow(apart, cmap="RdBu_r", vmin=-span, vmax=span, interpolation="nearest")
-        panels[3].set_facecolor("#f1f5f9")
-        panels[3].set_title(f"{name}: generated − real", loc="left", fontsize=9, color=_INK)
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(-span, span), "RdBu_r"), ax=panels[3], shrink=0.86, aspect=28, pad=0.02
-        )
-        _describe(bar, _LABEL[real.unit])
-    for axes in grid.ravel():
+        axes = sheet.panel(number, 3)
+        axes.set_facecolor(_NOTHING)
+        axes.imshow(apart, cmap="RdBu_r", vmin=-span, vmax=span, interpolation="nearest", aspect="auto")
+        _name(axes, f"{name}, generated − real")
+        sheet.bar(number, 3, -span, span, "RdBu_r", _LABEL[real.unit])
+    return sheet.figure
+
+
+class _Sheet:
+    """A figure of four panels a row, placed by hand: constrained layouts draw everything twice."""
+
+    def __init__(self, rows: int, height_in: float) -> None:
+        self.rows, self.height_in = rows, height_in
+        self.size = (4 * _PANEL_IN + 2 * _BAR_IN + 2 * _GAP_IN + 0.02, rows * (height_in + _TITLE_IN))
+        self.figure = Figure(figsize=self.size)
+
+    def panel(self, row: int, column: int) -> Axes:
+        left = column * (_PANEL_IN + _GAP_IN) + (_BAR_IN - _GAP_IN if column == 3 else 0)
+        axes = self._axes(row, left, _PANEL_IN, self.height_in)
         axes.set_xticks([])
         axes.set_yticks([])
+        return axes
+
+    def bar(self, row: int, column: int, low: float, high: float, colours: str, label: str) -> None:
+        """Add a colour bar to the right of a panel."""
+        left = (column + 1) * _PANEL_IN + column * _GAP_IN + (_BAR_IN - _GAP_IN if column == 3 else 0) + 0.06
+        axes = self._axes(row, left, 0.09, self.height_in)
+        axes.imshow(np.linspace(1, 0, 128)[:, None], cmap=colours, aspect="auto", extent=(0, 1, low, high))
+        axes.set_xticks([])
+        axes.yaxis.tick_right()
+        axes.yaxis.set_label_position("right")
+        axes.tick_params(labelsize=7, colors=_INK, length=2)
+        axes.set_ylabel(label, fontsize=8, color=_INK, labelpad=1)
+
+    def _axes(self, row: int, left: float, width: float, height: float) -> Axes:
+        width_in, height_in = self.size
+        bottom = height_in - (row + 1) * (self.height_in + _TITLE_IN)
+        axes: Axes = self.figure.add_axes(
+            (left / width_in, bottom / height_in + 0.001, width / width_in, height / height_in - 0.002)
+        )
         for spine in axes.spines.values():
             spine.set_visible(False)
-    _scale_bar(grid[-1][0], box)
-    return figure
+        return axes
 
 
 def _rows(real: _Picture) -> list[tuple[str, list[int]]]:
     natural = real.colour(_RGB)
     if natural is not None:
-        rows = [("true colour", natural)]
+        rows = [(_TRUE, natural)]
         false = real.colour(_FALSE)
         return rows + ([("false colour (NIR, red, green)", false)] if false else [])
     if len(real.names) >= 3:
@@ -172,10 +225,21 @@ def _show_read(axes: Axes, read: _Picture, number: int) -> None:
     label, indexes = choices[min(number, len(choices) - 1)]
     image = read.values[indexes]
     if len(indexes) == 3:
-        axes.imshow(_rgb(image, [_stretch(band, read.unit) for band in image]), interpolation="nearest")
+        axes.imshow(_rgb(image, _limits(image, read.unit, label)), interpolation="nearest", aspect="auto")
     else:
         _grey(axes, image[0], *_stretch(image[0], read.unit))
-    axes.set_title(f"read, {label}", loc="left", fontsize=9, color=_INK)
+    _name(axes, f"read, {label}")
+
+
+def _limits(image: np.ndarray, unit: str, label: str) -> list[tuple[float, float]]:
+    """Stretch of three bands: the same for all in true colour, so that grey stays grey; else one each."""
+    if label == _TRUE and unit == "reflectance":
+        return [_stretch(image, unit)] * 3
+    return [_stretch(band, unit) for band in image]
+
+
+def _name(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize=9, color=_INK, pad=4)
 
 
 def _rgb(image: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -187,14 +251,8 @@ def _rgb(image: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndarray
 
 
 def _grey(axes: Axes, image: np.ndarray, low: float, high: float) -> None:
-    axes.set_facecolor("#f1f5f9")
-    axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-
-
-def _describe(bar: object, label: str) -> None:
-    bar.set_label(label, fontsize=8, color=_INK)  # type: ignore[attr-defined]
-    bar.ax.tick_params(labelsize=7, colors=_INK)  # type: ignore[attr-defined]
-    bar.outline.set_visible(False)  # type: ignore[attr-defined]
+    axes.set_facecolor(_NOTHING)
+    axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect="auto")
 
 
 def _scale_bar(axes: Axes, box: GeoBox) -> None:

@@ -34,6 +34,7 @@ class Scored:
     Attributes:
         name: Product id, or direction.
         direction: "source_to_target" or "target_to_source".
+        title: The direction as people write it.
         unit: Analysis unit.
         split: Which tiles were compared: "test", "val", or "" when none is held out.
         tallies: What was gathered, by kind of image: generated, mean value, untrained.
@@ -42,6 +43,7 @@ class Scored:
 
     name: str
     direction: str
+    title: str
     unit: str = ""
     split: str = ""
     tallies: dict[str, Tally] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Scored:
         return {
             "name": self.name,
             "direction": self.direction,
+            "title": self.title,
             "unit": self.unit,
             "data_range": DATA_RANGE.get(self.unit),
             "split": self.split,
@@ -140,7 +143,7 @@ def score(
         scored = _score_product(product, direction, tiles, root, radius_px, means[side])
         single.append(scored)
         if scored.tallies:
-            whole = pooled.setdefault(direction, Scored(direction, direction, scored.unit, scored.split))
+            whole = pooled.setdefault(direction, Scored(direction, direction, scored.title, scored.unit, scored.split))
             for kind, tally in scored.tallies.items():
                 mine = whole.tallies.setdefault(kind, Tally(tally.unit, tally.bands, radius_px))
                 mine.extend(tally)
@@ -157,7 +160,7 @@ def _score_product(
     mean: np.ndarray | None,
 ) -> Scored:
     side = resembled(direction)
-    scored = Scored(product.id, direction)
+    scored = Scored(product.id, direction, title(direction, tiles))
     mine = product_tiles(product, tiles)
     scored.split, chosen = held_out(mine)
     if not chosen:
@@ -252,7 +255,7 @@ def headline(scores: Mapping[str, Any] | Path) -> list[dict[str, str]]:
             if kind not in entry["scores"]:
                 continue
             values = entry["scores"][kind]
-            row = {"raster": f"{title(entry['direction'])}: {kind}", "tiles": f"{entry['tiles']} {entry['split']}"}
+            row = {"raster": f"{entry['title']}: {kind}", "tiles": f"{entry['tiles']} {entry['split']}"}
             for measure in shown:
                 value = values.get(measure.key)
                 row[measure.label] = "–" if value is None else f"{value:.{measure.digits}f}"
@@ -260,6 +263,11 @@ def headline(scores: Mapping[str, Any] | Path) -> list[dict[str, str]]:
     return rows
 
 
-def title(direction: str) -> str:
-    """Return a direction as people write it."""
-    return {"source_to_target": "source → target", "target_to_source": "target → source"}.get(direction, direction)
+def title(direction: str, tiles: Iterable[pystac.Item] = ()) -> str:
+    """Return a direction as people write it, with the sensors' names where the tiles tell them."""
+    sides = ("source", "target") if direction == "source_to_target" else ("target", "source")
+    for tile in tiles:
+        names = [tile.properties.get(f"rsgeo:{side}_sensor") for side in sides]
+        if all(isinstance(name, str) and name for name in names):
+            return " → ".join(map(str, names))
+    return " → ".join(sides)
