@@ -78,8 +78,9 @@ def register(
 
     Neither raster is changed. The two may differ in sensor, CRS, pixel size, extent and rotation. When the
     evidence is too thin the displacement is zero, `reliable` is false and `reason` says why: "no overlap",
-    "too little valid data", "no texture", "peak at the edge of the search", "two peaks" or "halves
-    disagree".
+    "too little valid data", "no texture", "peak at the edge of the search", "two peaks", "halves
+    disagree", "windows disagree" or "weak match". A displacement is reliable when the contents certainly
+    match; how exactly is said by `sigma_px` and by `confidence`, the probability of an error below 1 px.
 
     Args:
         reference: Raster that gives the geometry, a file or URL.
