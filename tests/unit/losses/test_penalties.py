@@ -32,3 +32,14 @@ def test_penalty_is_computed_in_float32_under_autocast() -> None:
         inside = r1(images.bfloat16(), critic)
     assert inside.dtype == torch.float32
     torch.testing.assert_close(inside, r1(images.bfloat16().float(), critic))
+
+
+def test_penalty_does_not_see_what_the_mask_hides() -> None:
+    torch.manual_seed(0)
+    critic = PatchDiscriminator(1, width=4, layers=2)
+    images = torch.rand(1, 1, 24, 24)
+    mask = torch.ones(1, 1, 24, 24)
+    mask[..., :8] = 0
+    values = [r1(v, lambda x: critic(x, mask)) for v in (images, torch.where(mask > 0, images, -1.0))]
+    assert values[0] > 0
+    assert torch.equal(*values)

@@ -170,3 +170,13 @@ def test_half_precision_keeps_float32_moments() -> None:
         norm(x.bfloat16())
     assert norm.variance.dtype == torch.float32
     assert norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_masked_normalisation_has_exact_first_and_second_gradients(affine: bool) -> None:
+    random = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 2, 3, 4, dtype=torch.float64, generator=random).requires_grad_()
+    mask = (torch.rand(2, 1, 3, 4, generator=random) > 0.3).double()
+    norm = SceneNorm(2, affine=affine).double()
+    assert torch.autograd.gradcheck(lambda v: norm(v, mask), (x,))
+    assert torch.autograd.gradgradcheck(lambda v: norm(v, mask), (x,))
