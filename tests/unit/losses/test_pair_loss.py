@@ -342,3 +342,18 @@ def test_pooled_l1_equals_the_difference_of_cell_means() -> None:
     fake[..., 1, 4], fake[..., 2, 5] = 3.0, -3.0  # cancels within the other cell
     assert PooledL1(4)(x, x, fake, x)["pair"] == 0.5
     assert F.l1_loss(x, fake) == 22 / 32
+
+
+def test_descending_the_loss_alone_recovers_the_low_passed_target() -> None:
+    torch.manual_seed(0)
+    networks = ResNetGenerator(1, 1, 8, 0), ResNetGenerator(1, 1, 8, 0)
+    loss = _attached(networks)
+    target = F.interpolate(torch.rand(1, 1, 8, 8) * 2 - 1, size=48, mode="bicubic").clamp(-1, 1)
+    fake = (0.1 * torch.randn(1, 1, 48, 48)).requires_grad_()
+    optimizer = torch.optim.Adam([fake], lr=0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(target, target, target, fake)["pair"].backward()
+        optimizer.step()
+    smooth = [F.avg_pool2d(v.detach(), 4).flatten() for v in (fake, target)]
+    assert torch.corrcoef(torch.stack(smooth))[0, 1] > 0.8
