@@ -76,7 +76,7 @@ def _edges(bands: Image, valid: Mask) -> tuple[Image, Image, Image, Mask]:
     The parts of several bands are averaged after each has been made relative to its own neighbourhood,
     so bands that run against each other do not cancel, and two polarisations halve the speckle.
     """
-    weight = _blur(valid.astype(np.float32), _GRADIENT_SIGMA_PX)
+    weight = _inside(valid) if valid.all() else _blur(valid.astype(np.float32), _GRADIENT_SIGMA_PX)
     keep: Mask = (weight > _FULL) & valid
     share = np.maximum(_mean_around(keep.astype(np.float32)), np.float32(1e-3))
     strength, cosine, sine = (np.zeros(valid.shape, np.float32) for _ in range(3))
@@ -143,6 +143,13 @@ def _blur(image: Image, sigma: float) -> Image:
     """Gaussian smoothing with zeros outside the raster."""
     blurred: Image = ndimage.gaussian_filter(image, sigma, mode="constant", truncate=3.0)
     return blurred
+
+
+def _inside(valid: Mask) -> Image:
+    """What `_blur` makes of a mask that is valid everywhere."""
+    lines = [ndimage.gaussian_filter1d(np.ones(n, np.float32), _GRADIENT_SIGMA_PX, mode="constant", truncate=3.0)
+             for n in valid.shape]  # fmt: skip
+    return cast(Image, np.outer(*lines))
 
 
 def _mean_around(image: Image) -> Image:

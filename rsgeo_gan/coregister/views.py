@@ -16,11 +16,13 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from scipy import ndimage
 
 from rsgeo_gan import raster
 from rsgeo_gan.coregister.features import Descriptor
 from rsgeo_gan.coregister.matching import Block
+from rsgeo_gan.errors import GridError
 from rsgeo_gan.sensors import Sensor
 
 __all__ = ["Lattice", "View", "blocks", "common_lattice", "default_bands"]
@@ -138,6 +140,9 @@ def common_lattice(reference: GeoBox, moving: GeoBox, room_px: float) -> Lattice
 
     Returns:
         The grid, or None when the boxes do not overlap.
+
+    Raises:
+        GridError: If one CRS cannot be transformed to the other.
     """
     height, width = reference.shape
     col, row = _outline(moving)
@@ -225,8 +230,18 @@ def _pixels(
     """Corner-based pixel positions of one box in pixels of another; infinite where undefined."""
     x, y = _through(source.affine, col, row)
     if source.crs is not None and target.crs is not None and source.crs != target.crs:
-        x, y = Transformer.from_crs(source.crs.proj, target.crs.proj, always_xy=True).transform(x, y)
+        try:
+            x, y = Transformer.from_crs(source.crs.proj, target.crs.proj, always_xy=True).transform(x, y)
+        except ProjError as error:
+            raise GridError(
+                f"There is no transformation from {_crs_name(source)} to {_crs_name(target)}: expected two CRSs of one "
+                "body. Pair scenes of the same planet, or correct the CRS of one."
+            ) from error
     return _through(~target.affine, np.asarray(x, float), np.asarray(y, float))
+
+
+def _crs_name(box: GeoBox) -> str:
+    return str(box.crs.proj.name) if box.crs is not None else "no CRS"
 
 
 def _through(

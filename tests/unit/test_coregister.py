@@ -26,7 +26,7 @@ from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.coregister import METHODS, register, views
-from rsgeo_gan.errors import CoregistrationError, SourceError
+from rsgeo_gan.errors import CoregistrationError, GridError, SourceError
 from rsgeo_gan.grid import Displacement
 
 
@@ -251,7 +251,13 @@ def test_unrelated_places_are_declined_and_left_alone(world: World, elsewhere: W
     reference = optical(tmp_path / "eo.tif", world.on(box), box)
     found = measure(reference, radar(tmp_path / "sar.tif", elsewhere.on(box), box))
     assert not found.reliable
-    assert found.reason in {"halves disagree", "two peaks", "peak at the edge of the search", "windows disagree", "weak match"}
+    assert found.reason in {
+        "halves disagree",
+        "two peaks",
+        "peak at the edge of the search",
+        "windows disagree",
+        "weak match",
+    }
     assert found.model == "none"
     assert found.matrix == (0.0,) * 6
     assert found.apply(box) == box
@@ -324,3 +330,14 @@ def test_missing_files_and_bands_are_named(world: World, tmp_path: Path) -> None
         measure(path, tmp_path / "gone.tif")
     with pytest.raises(SourceError, match=r"has 1 bands: expected bands \[3\]"):
         measure(path, path, moving_bands=[3])
+
+
+def test_scenes_of_two_planets_are_refused_in_words(world: World, tmp_path: Path) -> None:
+    box = north_up((64, 64))
+    mars = GeoBox((64, 64), Affine(100, 0, 0, 0, -100, 0), "+proj=eqc +R=3396190 +units=m +no_defs +type=crs")
+    with pytest.raises(GridError, match=r"no transformation from .* of one body"):
+        measure(
+            optical(tmp_path / "earth.tif", world.on(box), box),
+            optical(tmp_path / "mars.tif", np.full((64, 64), 0.5), mars),
+            moving_sensor=OPTICAL,
+        )
