@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,15 +15,14 @@ import rasterio
 from rsgeo_gan.manifest import Manifest, asset_path
 from tests.toy import CLI, QUIET, ROOT, TOY, run_cli
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
-def _times(out: Path, *folders: str) -> dict[str, int]:
-    """When each file of these stages was written."""
+def _times(out: Path, pattern: str = "**/*") -> dict[str, int]:
+    """When each file was written."""
     return {
         str(path.relative_to(out)): path.stat().st_mtime_ns
-        for folder in folders
-        for path in (out / folder).rglob("*")
+        for path in out.glob(pattern)
         if path.is_file() and not path.name.startswith(".")
     }
 
@@ -63,19 +61,14 @@ def test_products_name_the_published_checkpoint(toy_run: Path) -> None:
         assert item.properties["rsgeo:checkpoint"] == pin["sha256"]
 
 
-def test_a_second_night_does_nothing_and_says_so(toy_run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(toy_run, out)
-    before = _times(out, "scenes", "pairs", "tiles", "training", "models", "products", "report")
-    done = run_cli("run", "--catalog", str(TOY), "--out", str(out))
+def test_a_second_night_does_nothing_and_says_so(toy_run: Path) -> None:
+    before = _times(toy_run)
+    done = run_cli("run", "--catalog", str(TOY), "--out", str(toy_run))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Nothing new: everything was done already." in done.stdout
-    changed = {
-        name for name, when in _times(out, *{Path(n).parts[0] for n in before}).items() if before.get(name) != when
-    }
-    assert not {
-        name for name in changed if not name.endswith(("scenes.json", "pairs.json", "tiles.json", "products.json"))
-    }
+    assert "Nothing new: everything was done already." in done.stdout, done.stderr
+    changed = {name for name, when in _times(toy_run).items() if before.get(name) != when}
+    collections = {f"{stage}/{stage}.json" for stage in ("scenes", "pairs", "tiles", "products")}
+    assert changed <= collections
 
 
 def _start(out: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -101,11 +94,9 @@ def _wait_for(pattern: str, out: Path, process: subprocess.Popen[bytes]) -> Path
     raise AssertionError(f"{pattern} did not appear")
 
 
-def test_a_run_killed_while_training_continues_without_repeating_finished_work(toy_run: Path, tmp_path: Path) -> None:
+def test_a_run_killed_while_training_continues_without_repeating_finished_work(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for folder in ("scenes", "pairs", "tiles"):
-        shutil.copytree(toy_run / folder, out / folder)
-    longer = ("--set", "training.overrides.trainer.max_epochs=4", "--direction", "source_to_target")
+    longer = ("--set", "training.overrides.trainer.max_epochs=3")
     process = _start(out, *longer)
     try:
         last = _wait_for("training/*/checkpoints/last.ckpt", out, process)
@@ -113,22 +104,20 @@ def test_a_run_killed_while_training_continues_without_repeating_finished_work(t
         os.killpg(process.pid, signal.SIGKILL)  # the run and its training process, as a power cut would
         process.wait()
     assert not (out / "models" / "current.json").exists()
-    before = _times(out, "tiles")
+    before = _times(out, "*/**/*.tif")
 
-    done = run_cli("run", "--catalog", str(TOY), "--out", str(out), *longer)
+    done = run_cli("train", "--catalog", str(TOY), "--out", str(out), *longer)
     assert done.returncode == 0, done.stderr[-3000:]
     log = (last.parents[1] / "train.log").read_text()
     assert f"Restored all states from the checkpoint at {last}" in log
     assert len(list((out / "training").iterdir())) == 1
-    rasters = {name: when for name, when in before.items() if name.endswith(".tif")}
-    assert rasters == {name: when for name, when in _times(out, "tiles").items() if name.endswith(".tif")}
-    assert Manifest.read(out / "products" / "products.json").items
+    assert len(before) > 10
+    assert before.items() <= _times(out, "*/**/*.tif").items()
+    assert (out / "models" / "current.json").is_file()
 
 
-def test_a_training_that_outlives_its_run_is_taken_over(toy_run: Path, tmp_path: Path) -> None:
+def test_a_training_that_outlives_its_run_is_taken_over(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for folder in ("scenes", "pairs", "tiles"):
-        shutil.copytree(toy_run / folder, out / folder)
     process = _start(out)
     log = _wait_for("training/*/train.log", out, process)
     process.kill()  # only the run; its training process goes on
