@@ -232,7 +232,7 @@ class AdversarialTask(BaseTask):
             raise ValueError(f"{type(self).__name__}: no terms for {prefix}; a step needs one at least")
         total = torch.stack([self.weight_of(name) * term.float() for name, term in terms.items()]).sum()
         if not torch.isfinite(total):
-            values = {name: float(term) for name, term in terms.items()}
+            values = {name: float(term.detach()) for name, term in terms.items()}
             broken = [name for name, term in terms.items() if not torch.isfinite(term)] or list(values)
             raise TrainingError(
                 f"Training stopped at batch {self.batches_seen} of epoch {self.current_epoch}: the {prefix} term "
