@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -42,7 +43,7 @@ def test_imports_go_downwards_only() -> None:
 def test_stages_start_without_torch() -> None:
     names = ", ".join(f"rsgeo_gan.{name}" for name in LIGHT)
     heavy = "{'torch', 'torchgeo', 'lightning', 'prefect'} & set(sys.modules)"
-    code = f"import sys, {names}; loaded = {heavy}; sys.exit(', '.join(sorted(loaded)))"
+    code = f"import sys, {names}; loaded = {heavy}; sys.exit(', '.join(sorted(loaded)) or 0)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"loaded: {run.stderr}"
 
@@ -55,14 +56,15 @@ def test_the_command_line_and_the_flows_start_without_torch() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_public_names_are_listed_sorted_and_described(name: str) -> None:
+def test_public_names_exist_and_are_described(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} does not say what it is responsible for"
     public = getattr(module, "__all__", [])
-    assert public == sorted(public), f"{name}.__all__ is not sorted"
     for entry in public:
         thing = getattr(module, entry)
-        assert not callable(thing) or thing.__doc__, f"{name}.{entry} has no docstring"
+        assert not (inspect.isclass(thing) or inspect.isroutine(thing)) or thing.__doc__, (
+            f"{name}.{entry} has no docstring"
+        )
 
 
 def test_the_repository_names_no_machine_and_no_package_index() -> None:
