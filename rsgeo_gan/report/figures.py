@@ -47,7 +47,7 @@ def save(figure: Figure, path: Path) -> Path:
     staged = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(staged, format="png", dpi=110, facecolor="white", pil_kwargs={"compress_level": 4})
+        figure.savefig(staged, format="png", dpi=110, facecolor="white", pil_kwargs={"compress_level": 2})
         staged.replace(path)
     except OSError as error:
         raise ProductError(
@@ -154,7 +154,16 @@ def _arrows(axes: Axes, pair: pystac.Item, field: Displacement) -> None:
     if longest > 0:
         step = max(width, height) / _ARROWS
         arrows = axes.quiver(
-            column, row, dx, dy, angles="xy", scale_units="xy", scale=longest / (0.85 * step), color=colour, width=0.009
+            column,
+            row,
+            dx,
+            dy,
+            angles="xy",
+            scale_units="xy",
+            scale=longest / (0.85 * step),
+            color=colour,
+            width=0.009,
+            pivot="mid",
         )
         key = _round(longest)
         axes.quiverkey(arrows, 0.12, -0.09, key, f"{key:g} px", labelpos="E", fontproperties={"size": 8})

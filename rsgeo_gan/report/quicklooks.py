@@ -15,11 +15,12 @@ from rsgeo_gan import raster
 from rsgeo_gan.manifest import asset_path, item_box
 from rsgeo_gan.report.places import affine_apply, outline
 from rsgeo_gan.report.scoring import analysis, resembled, units_of
+from rsgeo_gan.sensors import POWER_FLOOR
 
 __all__ = ["detail", "overview"]
 
-_SIDE_PX = 640
-_PANEL_IN, _GAP_IN, _BAR_IN, _TITLE_IN = 2.95, 0.08, 0.62, 0.3
+_SIDE_PX, _STRIP_PX = 640, 64
+_PANEL_IN, _GAP_IN, _BAR_IN, _TITLE_IN = 2.95, 0.08, 0.68, 0.3
 _NOTHING = "#f1f5f9"
 _TRUE = "true colour"
 _RGB = (("B04", "B03", "B02"), ("B4", "B3", "B2"), ("red", "green", "blue"))
@@ -67,27 +68,59 @@ def overview(product: pystac.Item, tiles: Sequence[pystac.Item]) -> Figure:
     """
     side = resembled(product.properties["rsgeo:direction"])
     other = "source" if side == "target" else "target"
-    box = _shrunk(item_box(product))
+    box, factor = _shrunk(item_box(product))
     layers = {
-        which: _Picture(_mosaic([asset_path(tile, which) for tile in tiles], box), asset_path(tiles[0], which))
+        which: _Picture(_mosaic([asset_path(tile, which) for tile in tiles], box, factor), asset_path(tiles[0], which))
         for which in (other, side)
     }
-    return _compared(layers[other], layers[side], analysis(asset_path(product, "data"), box), box)
+    made = _mosaic([asset_path(product, "data")], box, factor)
+    return _compared(layers[other], layers[side], made, box)
 
 
-def _mosaic(paths: Sequence[str], box: GeoBox) -> np.ndarray:
-    """Put rasters together on a box, each read only where it lies; NaN where none has valid pixels."""
-    whole: np.ndarray | None = None
+def _shrunk(box: GeoBox) -> tuple[GeoBox, int]:
+    """A box of the same corner with pixels a whole number of times larger, and that number."""
+    factor = max(1, -(-max(box.shape) // _SIDE_PX))
+    return _scaled(box, (-(-box.shape.y // factor), -(-box.shape.x // factor)), factor), factor
+
+
+def _scaled(box: GeoBox, shape: tuple[int, int], factor: float) -> GeoBox:
+    a = box.affine
+    return GeoBox(shape, Affine(a.a * factor, a.b * factor, a.c, a.d * factor, a.e * factor, a.f), box.crs)
+
+
+def _mosaic(paths: Sequence[str], box: GeoBox, factor: int) -> np.ndarray:
+    """Put rasters together on a box, shrunk by a whole factor, in strips; NaN where none has valid pixels."""
+    whole = np.full((raster.inspect(paths[0]).count, *box.shape), np.nan, np.float32)
     for path in paths:
-        window = _window(raster.inspect(path).geobox, box)
+        info = raster.inspect(path)
+        window = _window(info.geobox, box)
         if window is None:
             continue
-        part = analysis(path, box[window])
-        if whole is None:
-            whole = np.full((len(part), *box.shape), np.nan, np.float32)
-        here = whole[:, window[0], window[1]]
-        np.copyto(here, part, where=~np.isfinite(here))
-    return whole if whole is not None else np.full((raster.inspect(paths[0]).count, *box.shape), np.nan, np.float32)
+        rows, columns = window
+        for top in range(rows.start, rows.stop, _STRIP_PX):
+            strip = (slice(top, min(top + _STRIP_PX, rows.stop)), columns)
+            part = box[strip]
+            fine = _scaled(part, (part.shape.y * factor, part.shape.x * factor), 1 / factor)
+            here = whole[:, strip[0], strip[1]]
+            np.copyto(here, _averaged(analysis(path, fine), factor, units_of(info)), where=~np.isfinite(here))
+    return whole
+
+
+def _averaged(values: np.ndarray, factor: int, unit: str) -> np.ndarray:
+    """Mean of valid pixels in blocks, dB in linear power."""
+    if factor == 1:
+        return values
+    bands, height, width = values.shape
+    blocks = values.reshape(bands, height // factor, factor, width // factor, factor)
+    valid = np.isfinite(blocks)
+    power = np.power(np.float32(10), blocks / np.float32(10)) if unit == "dB" else blocks
+    count = valid.sum(axis=(2, 4))
+    mean = np.where(valid, power, 0).sum(axis=(2, 4)) / np.maximum(count, 1)
+    if unit == "dB":
+        mean = 10 * np.log10(np.maximum(mean, POWER_FLOOR))
+    mean[count == 0] = np.nan
+    averaged: np.ndarray = mean.astype(np.float32)
+    return averaged
 
 
 def _window(part: GeoBox, box: GeoBox) -> tuple[slice, slice] | None:
@@ -96,19 +129,11 @@ def _window(part: GeoBox, box: GeoBox) -> tuple[slice, slice] | None:
     column, row = affine_apply(~box.affine, x, y)
     limits = []
     for values, size in ((row, box.shape.y), (column, box.shape.x)):
-        first, last = max(0, int(np.floor(values.min())) - 1), min(size, int(np.ceil(values.max())) + 1)
+        first, last = max(0, int(np.floor(values.min() + 1e-6))), min(size, int(np.ceil(values.max() - 1e-6)))
         if first >= last:
             return None
         limits.append(slice(first, last))
     return limits[0], limits[1]
-
-
-def _shrunk(box: GeoBox) -> GeoBox:
-    factor = max(1.0, max(box.shape) / _SIDE_PX)
-    height, width = (max(1, round(n / factor)) for n in box.shape)
-    a = box.affine
-    x, y = box.shape.x / width, box.shape.y / height
-    return GeoBox((height, width), Affine(a.a * x, a.b * y, a.c, a.d * x, a.e * y, a.f), box.crs)
 
 
 class _Picture:
@@ -176,7 +201,7 @@ class _Sheet:
 
     def __init__(self, rows: int, height_in: float) -> None:
         self.rows, self.height_in = rows, height_in
-        self.size = (4 * _PANEL_IN + 2 * _BAR_IN + 2 * _GAP_IN + 0.02, rows * (height_in + _TITLE_IN))
+        self.size = (4 * _PANEL_IN + 2 * _BAR_IN + 2 * _GAP_IN + 0.08, rows * (height_in + _TITLE_IN))
         self.figure = Figure(figsize=self.size)
 
     def panel(self, row: int, column: int) -> Axes:
@@ -195,7 +220,7 @@ class _Sheet:
         axes.yaxis.tick_right()
         axes.yaxis.set_label_position("right")
         axes.tick_params(labelsize=7, colors=_INK, length=2)
-        axes.set_ylabel(label, fontsize=8, color=_INK, labelpad=1)
+        axes.set_ylabel(label, fontsize=8, color=_INK, labelpad=3)
 
     def _axes(self, row: int, left: float, width: float, height: float) -> Axes:
         width_in, height_in = self.size
@@ -228,7 +253,7 @@ def _show_read(axes: Axes, read: _Picture, number: int) -> None:
         axes.imshow(_rgb(image, _limits(image, read.unit, label)), interpolation="nearest", aspect="auto")
     else:
         _grey(axes, image[0], *_stretch(image[0], read.unit))
-    _name(axes, f"read, {label}")
+    _name(axes, f"input, {label}")
 
 
 def _limits(image: np.ndarray, unit: str, label: str) -> list[tuple[float, float]]:
@@ -245,7 +270,7 @@ def _name(axes: Axes, text: str) -> None:
 def _rgb(image: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndarray:
     """Stretch three bands to colour; white-grey where invalid."""
     stretched = [(band - low) / (high - low) for band, (low, high) in zip(image, limits, strict=True)]
-    colour = np.clip(np.stack(stretched, axis=-1), 0, 1) ** 0.8
+    colour = np.clip(np.stack(stretched, axis=-1), 0, 1) ** 0.7
     colour[~np.isfinite(image).all(axis=0)] = (0.945, 0.96, 0.976)
     return colour
 

@@ -187,11 +187,11 @@ def _score_product(
         scored.unit = units_of(info)
         bands = tuple(name or f"band {i}" for i, name in enumerate(info.names, start=1))
         images = {GENERATED: made}
-        if mean is not None and len(mean) == len(real):
-            images[MEAN] = np.where(np.isfinite(made), mean[:, None, None], np.nan).astype(np.float32)
         untrained = root / "baseline" / "untrained" / f"{tile.id}.tif"
         if untrained.is_file() and raster.inspect(untrained).names == info.names:
             images[UNTRAINED] = analysis(untrained, box)
+        if mean is not None and len(mean) == len(real):
+            images[MEAN] = np.where(np.isfinite(made), mean[:, None, None], np.nan).astype(np.float32)
         for kind, image in images.items():
             scored.tallies.setdefault(kind, Tally(scored.unit, bands, radius_px)).add(image, real)
     if not any(tally.tiles for tally in scored.tallies.values()):
