@@ -434,7 +434,14 @@ class StripWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._env():
-                profile = _profile(self.geobox, self.count, self.dtype, self.nodata, self.compress, self._threads)
+                profile = _profile(
+                    self.geobox,
+                    self.count,
+                    self.dtype,
+                    self.nodata,
+                    "zstd" if self.cog else self.compress,
+                    self._threads,
+                )
                 self._dataset = rasterio.open(self._staged, "w", **profile)
         except (OSError, RasterioError) as error:
             raise self._cannot(error) from error

@@ -26,13 +26,15 @@ def untrained(
     *,
     direction: Direction = "source_to_target",
     split: Literal["train", "val", "test"] = "test",
+    limit: int = 24,
     seed: int = 0,
     trusted: Sequence[str] = TRUSTED,
     progress: Progress = silent,
 ) -> list[Path]:
     """Write what the checkpoint's architecture gives before any training, one raster a tile.
 
-    Normalisation uses the statistics of each tile on its own. Rasters that exist are left alone.
+    Normalisation uses the statistics of each tile on its own. Rasters made for the same checkpoint and
+    direction are left alone.
 
     Args:
         tiles: The tiles.
@@ -40,6 +42,7 @@ def untrained(
         out: Output folder; rasters are called `baseline/untrained/<tile id>.tif` below it.
         direction: Which generator.
         split: Which tiles.
+        limit: Most tiles; evenly spread over those of the split.
         seed: Seed of the weights.
         trusted: Packages whose networks the checkpoint may name.
         progress: Receives finished and all tiles.
@@ -55,17 +58,22 @@ def untrained(
     translator = Translator.load(checkpoint, direction, trusted=trusted, untrained_seed=seed)
     encoding = Encoding.of(translator.target_scaler, translator.target_sensor)
     wanted = [item for item in tiles if item.properties.get("rsgeo:split") == split]
+    if len(wanted) > limit:
+        wanted = [wanted[k * len(wanted) // limit] for k in range(limit)]
+    untrained_name = f"none: untrained weights, seed {seed}, architecture of {translator.digest[:12]}"
     paths = []
     for item in track(wanted, "untrained baseline", progress):
         path = out / "baseline" / "untrained" / f"{item.id}.tif"
         paths.append(path)
         if path.exists():
-            continue
+            tags = inspect(path).tags
+            if (tags.get("RSGEO_CHECKPOINT"), tags.get("RSGEO_DIRECTION")) == (untrained_name, direction):
+                continue
         model, valid = _model_units(asset_path(item, sides(direction)[0]), translator)
         answer = translator(torch.from_numpy(model)[None], torch.from_numpy(valid[None, None].astype(np.float32)))
         provenance = Provenance(
             direction=direction,
-            checkpoint=f"none: untrained weights, seed {seed}",
+            checkpoint=untrained_name,
             recipe=translator.facts.recipe,
             sources=(item.id,),
             radius_px=translator.facts.radius_px,

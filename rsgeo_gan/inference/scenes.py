@@ -24,8 +24,9 @@ import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError
+from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError, SourceError
 from rsgeo_gan.grid import Displacement, Grid, box_to_dict, crs_of
+from rsgeo_gan.inference.baseline import untrained
 from rsgeo_gan.inference.streaming import Encoding, SceneReader, sample_windows, translate
 from rsgeo_gan.inference.translator import TRUSTED, Translator
 from rsgeo_gan.manifest import (
@@ -88,9 +89,12 @@ def generate(
     nodata in the product. The file name follows from scene, direction and checkpoint; a product that is
     finished with the same inputs is left alone, and products of other checkpoints keep their files.
 
+    For the report, test tiles are also translated by the same network without training, see `untrained`;
+    they go to `baseline/untrained` beside the folder of products.
+
     Args:
         scenes: Ingested scenes.
-        tiles: Tiles; tell on which lattice the target side was tiled.
+        tiles: Tiles; those of the test split get an untrained baseline.
         checkpoint: Checkpoint of a translation task.
         out: Folder of products; `products.json` is written there.
         directions: Which ways to translate.
@@ -113,9 +117,8 @@ def generate(
         SourceError: If a larger share of scenes failed than accepted.
     """
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MIB << 20, GDAL_NUM_THREADS="ALL_CPUS"):
-        return _generate(
+        products = _generate(
             scenes,
-            tiles,
             Path(checkpoint),
             Path(out),
             directions,
@@ -127,11 +130,15 @@ def generate(
             progress,
             {"trusted": trusted, "device": _device(device), "precision": precision},
         )
+    try:
+        untrained(tiles, checkpoint, Path(out).parent, direction=directions[0], trusted=trusted, progress=progress)
+    except SourceError as error:
+        _log.warning("generate: no untrained baseline: %s", error)
+    return products
 
 
 def _generate(
     scenes: Manifest,
-    tiles: Manifest,
     checkpoint: Path,
     out: Path,
     directions: Sequence[Direction],
