@@ -6,12 +6,15 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from odc.geo import geom
 from odc.geo.geobox import GeoBox
+from rasterio.errors import RasterioError
 
 from rsgeo_gan import raster
 from rsgeo_gan.errors import SourceError
@@ -71,7 +74,12 @@ class Reader:
 
     def _tried[T](self, href: str, action: Callable[[str], T]) -> T:
         def once() -> T:
-            return action(self.sign(href))
+            address = self.sign(href)
+            try:
+                return action(address)
+            except SourceError:
+                _forget(address)
+                raise
 
         def transient(error: SourceError) -> bool:
             if re.search(r"HTTP response code: (400|404|410)|There is no file", str(error)):
@@ -82,6 +90,15 @@ class Reader:
 
         what = f"reading {href}"
         return retrying(once, retries=self.retries, pause_s=self.pause_s, what=what, transient=transient)
+
+
+def _forget(address: str) -> None:
+    """Make GDAL forget what it remembers of a remote file: a failure to open one is remembered, too."""
+    if "://" not in address:
+        return
+    # with this option a file is forgotten when it is closed, also when opening it failed
+    with rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsicurl/:/vsis3/", GDAL_HTTP_MAX_RETRY=0), suppress(RasterioError):
+        rasterio.open(address).close()
 
 
 def finest(infos: Mapping[str, raster.RasterInfo], where: str) -> GeoBox:

@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,8 @@ import pytest
 import requests
 from sources import BOX, WHEN, catalogue, decibel, dn, free_port, item, served, write
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import Catalog, StacSide, load
@@ -44,66 +40,35 @@ QUICK = {"retry_s": 0.01, "retries": 3}
 
 @dataclass
 class Provider:
-    """What the servers hold and how they misbehave."""
+    """The provider's process, told how to behave."""
 
     folder: Path
     url: str = ""
     api: str = ""
-    signature: str = "sig=ABC%2F1"
-    token_status: int = 200
-    lifetime: timedelta = timedelta(hours=1)
-    faults: dict[str, list[str]] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
-    keys: list[str | None] = field(default_factory=list)
+    turn: int = 0
+
+    def set(self, **changes: Any) -> None:
+        """Change how it behaves, and forget what it was asked."""
+        requests.post(f"{self.url}/control", json=changes, timeout=30).raise_for_status()
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What it was asked, the keys it was sent, the faults not yet made."""
+        return dict(requests.get(f"{self.url}/control", timeout=30).json())
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it was asked for."""
+        return int(self.seen["asked"].get("token", 0))
+
+    @property
+    def signature(self) -> str:
+        return str(self.seen["signature"])
 
     def reset(self) -> None:
-        self.signature, self.token_status, self.lifetime = "sig=ABC%2F1", 200, timedelta(hours=1)
-        self.faults.clear()
-        self.asked.clear()
-        self.keys.clear()
-
-    async def token(self, request: Request) -> Response:
-        self.asked["token"] += 1
-        self.keys.append(request.headers.get("Ocp-Apim-Subscription-Key"))
-        if self.token_status != 200:
-            return PlainTextResponse("no", status_code=self.token_status)
-        until = datetime.now(UTC) + self.lifetime
-        return JSONResponse({"token": self.signature, "msft:expiry": until.isoformat().replace("+00:00", "Z")})
-
-    async def files(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve ranges; only with a signature; with the faults asked for by the test."""
-        request = Request(scope)
-        name = request.url.path.rsplit("/", 1)[-1]
-        self.asked[name] += 1
-        if request.url.query != self.signature:
-            await PlainTextResponse("not signed", status_code=403)(scope, receive, send)
-            return
-        fault = self.faults.get(name, [])
-        what = fault.pop(0) if fault else ""
-        if what == "503":
-            await PlainTextResponse("later", status_code=503)(scope, receive, send)
-            return
-        inside = StaticFiles(directory=self.folder)
-
-        async def cut(message: Any) -> None:
-            if what == "cut" and message["type"] == "http.response.body" and message.get("body"):
-                raise ConnectionResetError("cut by the test")
-            await send(message)
-
-        with contextlib.suppress(ConnectionResetError):
-            await inside(scope, receive, cut)
-
-    def app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/sas/token/{collection}", self.token),
-                Mount("/files", app=self.files),
-                Route("/locked", lambda request: PlainTextResponse("no", status_code=401)),
-                Route("/gone", lambda request: PlainTextResponse("no", status_code=404)),
-                Route("/page", lambda request: PlainTextResponse("<html>")),
-                Mount("/static", app=StaticFiles(directory=self.folder)),
-            ]
-        )
+        # GDAL remembers what it read of an address; another signature makes another address
+        self.turn += 1
+        self.set(signature=f"sig=ABC%2F{self.turn}", token_status=200, lifetime_s=3600, faults={})
 
 
 def collection(name: str) -> dict[str, Any]:
@@ -166,36 +131,39 @@ def api(folder: Path, documents: list[dict[str, Any]]) -> Iterator[str]:
         names.append(f"{name}.json")
     (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": documents}))
     port = free_port()
-    process = subprocess.Popen(
-        [program, "serve", "-a", f"127.0.0.1:{port}", *names, "items.json"],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     url = f"http://127.0.0.1:{port}"
+    with process([program, "serve", "-a", f"127.0.0.1:{port}", *names, "items.json"], folder, url):
+        yield url
+
+
+@contextlib.contextmanager
+def process(command: list[str], folder: Path, url: str) -> Iterator[None]:
+    """Run a server while the block lasts; waits until it answers."""
+    running = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(200):
-            if process.poll() is not None:
-                raise RuntimeError("rustac stopped at start")
+        deadline = time.monotonic() + 60
+        while True:
             with contextlib.suppress(requests.ConnectionError):
                 if requests.get(url, timeout=5).ok:
                     break
+            if running.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} does not serve {url}")
             time.sleep(0.05)
-        yield url
+        yield
     finally:
-        process.terminate()
-        process.wait(timeout=10)
+        running.terminate()
+        running.wait(timeout=10)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     folder = tmp_path_factory.mktemp("provider")
-    provider = Provider(folder)
-    with served(provider.app()) as url:
-        provider.url = url
+    port = free_port()
+    script = Path(__file__).resolve().parents[1] / "provider.py"
+    url = f"http://127.0.0.1:{port}"
+    with process([sys.executable, str(script), str(folder), str(port)], folder, f"{url}/page"):
         with api(folder, items_of(folder, url)) as address:
-            provider.api = address
-            yield provider
+            yield Provider(folder, url, address)
 
 
 @pytest.fixture
@@ -270,10 +238,10 @@ class TestSearchAndRead:
     def test_a_second_run_reads_no_file_and_changes_none(self, provider: Provider, tmp_path: Path) -> None:
         ingest(toy(tmp_path, provider), tmp_path / "scenes")
         before = {str(path): path.stat().st_mtime_ns for path in (tmp_path / "scenes").rglob("*.*")}
-        provider.asked.clear()
+        provider.set()
         ingest(toy(tmp_path, provider), tmp_path / "scenes")
         assert {str(path): path.stat().st_mtime_ns for path in (tmp_path / "scenes").rglob("*.*")} == before
-        assert set(provider.asked) == {"token"}
+        assert set(provider.seen["asked"]) == {"token"}
 
     def test_a_query_is_applied_even_where_the_server_does_not_know_it(
         self, provider: Provider, tmp_path: Path
@@ -308,7 +276,7 @@ class TestSigning:
             assert "sig=" not in path.read_text()
 
     def test_signatures_do_not_show_in_reasons(self, provider: Provider, tmp_path: Path) -> None:
-        provider.faults["eo-1-B04.tif"] = ["503"] * 200
+        provider.set(faults={"eo-1-B04.tif": ["503"] * 200})
         manifest = ingest(toy(tmp_path, provider, {"retries": 0}), tmp_path / "scenes")
         assert "eo-1-B04.tif" in reason(manifest, "eo-1")
         assert "sig=" not in (tmp_path / "scenes" / "scenes.json").read_text()
@@ -318,13 +286,13 @@ class TestSigning:
     ) -> None:
         monkeypatch.setenv("TOY_KEY", KEY)
         ingest(toy(tmp_path, provider), tmp_path / "scenes")
-        assert set(provider.keys) == {KEY}
+        assert set(provider.seen["keys"]) == {KEY}
         for path in (tmp_path / "scenes").rglob("*.*"):
             assert KEY.encode() not in path.read_bytes()
 
     def test_without_a_key_none_is_sent(self, provider: Provider, tmp_path: Path) -> None:
         ingest(toy(tmp_path, provider), tmp_path / "scenes")
-        assert set(provider.keys) == {None}
+        assert set(provider.seen["keys"]) == {None}
 
     @pytest.mark.parametrize(
         ("status", "key", "match"),
@@ -348,26 +316,26 @@ class TestSigning:
     ) -> None:
         if key is not None:
             monkeypatch.setenv("TOY_KEY", key)
-        provider.token_status = status
+        provider.set(token_status=status)
         with pytest.raises(SourceError, match=match) as caught:
             ingest(toy(tmp_path, provider), tmp_path / "scenes")
         assert KEY not in str(caught.value)
-        assert provider.asked["token"] == 1, "a refusal is not repeated"
+        assert provider.tokens == 1, "a refusal is not repeated"
 
     def test_one_token_serves_a_collection_while_it_lasts(self, provider: Provider) -> None:
         signer = Signer(side(provider))
         href = f"{provider.url}/files/x.tif"
         assert signer.sign(href, "s2") == signer.sign(href, "s2") == f"{href}?{provider.signature}"
-        assert provider.asked["token"] == 1
+        assert provider.tokens == 1
         signer.sign(href, "s1")
-        assert provider.asked["token"] == 2
+        assert provider.tokens == 2
 
     def test_a_token_about_to_end_is_renewed(self, provider: Provider) -> None:
-        provider.lifetime = timedelta(minutes=2)
+        provider.set(lifetime_s=120)
         signer = Signer(side(provider))
         signer.token("s2")
         signer.token("s2")
-        assert provider.asked["token"] == 2
+        assert provider.tokens == 2
 
     def test_a_token_goes_to_nobody_else(self, provider: Provider) -> None:
         signer = Signer(side(provider))
@@ -378,9 +346,9 @@ class TestSigning:
     def test_an_expired_signature_is_renewed_in_the_middle(self, provider: Provider, tmp_path: Path) -> None:
         made = toy(tmp_path, provider)
         signer = Signer(side(provider))
-        provider.signature = "sig=old"
+        provider.set(signature="sig=old")
         assert signer.token("s2") == "sig=old"
-        provider.signature = "sig=new"
+        provider.set(signature="sig=new")
         signer.forget()
         assert signer.token("s2") == "sig=new"
         assert len(ingest(made, tmp_path / "scenes")) == 3
@@ -397,10 +365,10 @@ def side(provider: Provider) -> StacSide:
 class TestFaults:
     @pytest.mark.parametrize("fault", ["503", "cut"])
     def test_a_passing_fault_is_survived(self, provider: Provider, tmp_path: Path, fault: str) -> None:
-        provider.faults["eo-1-B03.tif"] = [fault] * 2
+        provider.set(faults={"eo-1-B03.tif": [fault] * 2})
         manifest = ingest(toy(tmp_path, provider), tmp_path / "scenes")
         assert manifest.ids() == ["eo-1", "eo-2", "sar-1"]
-        assert not provider.faults["eo-1-B03.tif"]
+        assert provider.seen["faults"] == {"eo-1-B03.tif": []}
         got, _ = raster.read(manifest.get("eo-1").assets["data"].href, bands=[2])
         box = item_box(manifest.get("eo-1"))
         left, top = (round(part) for part in ~BOX.affine * (box.affine.c, box.affine.f))
@@ -408,16 +376,19 @@ class TestFaults:
         np.testing.assert_array_equal(got[0], expected)
 
     def test_a_lasting_fault_leaves_one_scene_out_and_no_half_file(self, provider: Provider, tmp_path: Path) -> None:
-        provider.faults["eo-1-B03.tif"] = ["503"] * 1000
+        provider.set(faults={"eo-1-B03.tif": ["503"] * 1000})
         manifest = ingest(toy(tmp_path, provider, {"retries": 1}), tmp_path / "scenes")
         assert manifest.ids() == ["eo-2", "sar-1"]
         assert not (tmp_path / "scenes" / "eo-1" / "data.tif").exists()
-        provider.faults.clear()
+        provider.set(faults={})
         assert ingest(toy(tmp_path, provider, {"retries": 1}), tmp_path / "scenes").ids() == ["eo-1", "eo-2", "sar-1"]
 
-    def test_remote_items_may_not_name_files_of_this_machine(self, provider: Provider, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("prefix", ["file://", "/vsizip/", "/vsicurl/"])
+    def test_remote_items_may_not_name_files_of_this_machine(
+        self, provider: Provider, tmp_path: Path, prefix: str
+    ) -> None:
         secret = write(tmp_path / "secret.tif", dn(1))
-        assets = {band: str(secret) for band in S2_BANDS}
+        assets = {band: f"{prefix}{secret}" for band in S2_BANDS}
         document = item("spy", assets, collection="s2").to_dict(include_self_link=False)
         with served(
             Starlette(
