@@ -21,7 +21,7 @@ from rsgeo_gan.coregister.features import METHODS
 from rsgeo_gan.coregister.pairing import STAGE, Candidate, Scene, choose_pairs
 from rsgeo_gan.coregister.registration import Registration, survey
 from rsgeo_gan.coregister.views import View, default_bands
-from rsgeo_gan.errors import CoregistrationError, GridError, SourceError
+from rsgeo_gan.errors import CoregistrationError, GridError, ProductError, SourceError
 from rsgeo_gan.grid import Displacement, box_to_dict
 from rsgeo_gan.manifest import Manifest, asset_path, check_share, make_item, safe_name
 from rsgeo_gan.progress import Progress, silent, track
@@ -193,6 +193,10 @@ def _write_points(path: Path, found: Registration) -> Path:
     try:
         layer.to_file(staged, driver="GPKG", layer="tie_points")
         staged.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise ProductError(
+            f"Cannot write {path}: {error}. Free some space or choose a folder that you may write to, and start again."
+        ) from error
     finally:
         staged.unlink(missing_ok=True)
     return path

@@ -48,7 +48,8 @@ class View:
         path: File or URL.
         sensor: Facts of the instrument; gives the unit in which values are averaged.
         bands: Bands counted from 1.
-        classes: A class raster and its classes that hide the ground (cloud, shadow), if there is one.
+        classes: A class raster and its classes that hide the ground (cloud, shadow), if there is one; where
+            it has no data, nothing is compared.
     """
 
     path: Path | str
@@ -76,7 +77,7 @@ class View:
         valid = np.isfinite(values).all(axis=0) & ~_empty(values)
         if self.classes is not None and valid.any():
             classes = raster.warp(self.classes[0], box, bands=(1,), resampling="nearest")[0]
-            valid &= ~np.isin(classes, self.classes[1])
+            valid &= np.isfinite(classes) & ~np.isin(classes, self.classes[1])
         return values, valid
 
 

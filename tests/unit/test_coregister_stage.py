@@ -11,13 +11,14 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+from affine import Affine
 from coregister_scenes import World, metres, north_up, optical, radar, texture
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan.catalog import Pairing
 from rsgeo_gan.coregister import coregister, stage
 from rsgeo_gan.coregister.pairing import choose_pairs
-from rsgeo_gan.errors import CoregistrationError, SourceError
+from rsgeo_gan.errors import CoregistrationError, ProductError, SourceError
 from rsgeo_gan.grid import Displacement
 from rsgeo_gan.manifest import Manifest, make_item
 
@@ -239,6 +240,23 @@ def test_one_unreadable_scene_does_not_stop_the_others(collection: Collection, t
     assert [(entry.id, entry.code) for entry in pairs.dropped] == [("eye1__sar1", "unreadable")]
     with pytest.raises(SourceError, match="1 of 2 items failed"):
         coregister(scenes, Pairing(), tmp_path / "pairs", max_failed_share=0.4)
+
+
+def test_a_raster_that_lies_elsewhere_than_its_item_says_is_dropped(
+    collection: Collection, tmp_path: Path, world: World
+) -> None:
+    scenes = collection(2)
+    elsewhere = GeoBox((320, 320), Affine(10, 0, 600_000, 0, -10, 5_400_000), "EPSG:32633")
+    radar(tmp_path / "sar1.tif", world.on(north_up()), elsewhere)
+    pairs = coregister(scenes, Pairing(), tmp_path / "pairs")
+    assert [(entry.id, entry.code) for entry in pairs.dropped] == [("eye1__sar1", "no overlap")]
+    assert "check the georeference" in pairs.dropped[0].reason
+
+
+def test_a_folder_that_cannot_be_written_is_named(collection: Collection, tmp_path: Path) -> None:
+    (tmp_path / "pairs").write_text("a file where the folder should be")
+    with pytest.raises(ProductError, match=r"Cannot write .*pairs"):
+        coregister(collection(), Pairing(), tmp_path / "pairs")
 
 
 def test_a_pair_that_cannot_be_judged_stays_and_says_so(collection: Collection, tmp_path: Path) -> None:
