@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 
 from rsgeo_gan import raster
-from rsgeo_gan.errors import SourceError
+from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.grid import crs_of, same_lattice, transformed
 from rsgeo_gan.ingest.checks import Declined
 from rsgeo_gan.ingest.web import retrying
@@ -27,6 +27,9 @@ __all__ = ["Layer", "Reader", "copy", "crop", "finest"]
 
 STRIP_ROWS = 1024
 FINGERPRINT = "RSGEO_FINGERPRINT"
+
+_PATIENCE = {"GDAL_HTTP_CONNECTTIMEOUT": 30, "GDAL_HTTP_TIMEOUT": 300}
+"""Seconds until a server that does not answer counts as failed; GDAL would wait for ever."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Reader:
         def once() -> T:
             address = self.sign(href)
             try:
-                return action(address)
+                with rasterio.Env(**(_PATIENCE if "://" in address else {})):
+                    return action(address)
             except SourceError:
                 _forget(address)
                 raise
@@ -184,8 +188,9 @@ def copy(
         SourceError: If a file cannot be read, or SAR bands lie on different lattices.
         ProductError: If the file cannot be written.
     """
-    if path.exists() and raster.inspect(path).tags.get(FINGERPRINT) == fingerprint:
-        return path
+    with suppress(SourceError, GridError):
+        if path.exists() and raster.inspect(path).tags.get(FINGERPRINT) == fingerprint:
+            return path
     kernels = {}
     for layer in layers:
         exact = same_lattice(infos[layer.href].geobox, box) is not None

@@ -7,6 +7,7 @@ Reference: planetarycomputer.microsoft.com, "Reading data from the STAC API: usi
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -31,6 +32,16 @@ def unsigned(text: str) -> str:
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\")]*", r"\1", text)
 
 
+class _Unsigning(logging.Filter):
+    """Takes signatures out of the records of a logger."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if "?" in text:
+            record.msg, record.args = unsigned(text), ()
+        return True
+
+
 class Signer:
     """Signs the addresses of one side.
 
@@ -42,6 +53,10 @@ class Signer:
         self._side = side
         self._tokens: dict[str, tuple[str, datetime]] = {}
         self._lock = threading.Lock()
+        # GDAL's complaints show addresses as they were asked for
+        gdal = logging.getLogger("rasterio._env")
+        if side.sign != "none" and not any(isinstance(known, _Unsigning) for known in gdal.filters):
+            gdal.addFilter(_Unsigning())
 
     def sign(self, href: str, collection: str | None) -> str:
         """Return an address that can be read now.

@@ -161,9 +161,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     port = free_port()
     script = Path(__file__).resolve().parents[1] / "provider.py"
     url = f"http://127.0.0.1:{port}"
-    with process([sys.executable, str(script), str(folder), str(port)], folder, f"{url}/page"):
-        with api(folder, items_of(folder, url)) as address:
-            yield Provider(folder, url, address)
+    provider = process([sys.executable, str(script), str(folder), str(port)], folder, f"{url}/page")
+    with provider, api(folder, items_of(folder, url)) as address:
+        yield Provider(folder, url, address)
 
 
 @pytest.fixture
@@ -275,11 +275,15 @@ class TestSigning:
         for path in (tmp_path / "scenes").rglob("*.json"):
             assert "sig=" not in path.read_text()
 
-    def test_signatures_do_not_show_in_reasons(self, provider: Provider, tmp_path: Path) -> None:
+    def test_signatures_show_neither_in_reasons_nor_in_logs(
+        self, provider: Provider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         provider.set(faults={"eo-1-B04.tif": ["503"] * 200})
         manifest = ingest(toy(tmp_path, provider, {"retries": 0}), tmp_path / "scenes")
         assert "eo-1-B04.tif" in reason(manifest, "eo-1")
         assert "sig=" not in (tmp_path / "scenes" / "scenes.json").read_text()
+        assert "503 - http" in caplog.text
+        assert "sig=" not in caplog.text
 
     def test_the_key_is_read_from_the_named_variable_and_sent_to_the_token_service(
         self, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
