@@ -152,7 +152,7 @@ class Tally:
         if radius >= 0:
             tolerant = shift_tolerant_psnr(x, y, span, radius, mask)
             self._keep("psnr_tolerant", tolerant.value)
-            if torch.isfinite(tolerant.value).all():
+            if not torch.isnan(tolerant.value).any():
                 self._shifts.append((float(tolerant.shift[0, 0]), float(tolerant.shift[0, 1])))
             self._keep("ssim_tolerant", shift_tolerant_ssim(x, y, span, radius, mask).value)
         self._keep("psnr", shift_tolerant_psnr(x, y, span, 0, mask, remove_bias=False).value)
