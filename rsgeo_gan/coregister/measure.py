@@ -36,7 +36,7 @@ class Measurement:
         model: The displacement.
         points: Tie points at full resolution, from windows that overlap by half.
         sigma_px: Expected error of the displacement, pixels; infinite when there is none.
-        confidence: Probability that the error is below one pixel, 0..1.
+        confidence: Probability that the error is below one pixel, 0..1; 0 when it must not be used.
         reliable: Whether the displacement should be used.
         reason: Why not, a code word; empty when it should.
         evidence: What the judgement rests on; None when nothing could be compared.
@@ -122,7 +122,8 @@ def measure(blocks: list[Block], max_shift_px: float, allowed: tuple[Kind, ...])
         sigma_px=sigma,
     )
     reason = verdict(evidence, max_shift_px)
-    return Measurement(model, points, sigma, confidence(evidence), not reason, reason, evidence)
+    trust = 0.0 if reason else confidence(evidence)
+    return Measurement(model, points, sigma, trust, not reason, reason, evidence)
 
 
 def _nothing(reason: str) -> Measurement:

@@ -119,7 +119,7 @@ def _measure(candidate: Candidate, pair_id: str, pairing: Pairing, folder: Path,
     }
     if len(found.points):
         assets["tie_points"] = _write_points(folder / "tie_points.gpkg", found)
-    residual = found.residual_px
+    residual = found.residual_px if displacement.reliable else float("inf")
     assert source.time is not None
     return make_item(
         pair_id,

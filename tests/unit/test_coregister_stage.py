@@ -266,6 +266,8 @@ def test_a_pair_that_cannot_be_judged_stays_and_says_so(collection: Collection, 
     (pair,) = coregister(scenes, Pairing(), tmp_path / "pairs")
     assert pair.properties["rsgeo:reliable"] is False
     assert pair.properties["rsgeo:reason"]
+    assert pair.properties["rsgeo:confidence"] == 0
+    assert pair.properties["rsgeo:residual_px"] is None
     assert pair.properties["rsgeo:displacement"]["model"] == "none"
 
 
