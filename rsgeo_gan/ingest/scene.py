@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pystac
+import rasterio
+import rasterio.shutil
 from rasterio.crs import CRS
 
 from rsgeo_gan import raster
@@ -301,8 +303,6 @@ def _placed(scene: Scene, crs: str, folder: Path) -> Scene:
             return scene
         folder.mkdir(parents=True, exist_ok=True)
         view = folder / "placed.vrt"
-        import rasterio.shutil
-
         rasterio.shutil.copy(dataset, view, driver="VRT")
     with rasterio.open(view, "r+") as dataset:
         dataset.crs = CRS.from_user_input(crs)

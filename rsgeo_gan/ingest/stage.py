@@ -14,7 +14,7 @@ import pystac
 from rsgeo_gan import sample
 from rsgeo_gan.catalog import Catalog, FolderSide, SampleSide, StacSide
 from rsgeo_gan.errors import CatalogError, GridError, ProductError, RSGeoGANError, SourceError
-from rsgeo_gan.ingest import folder, stac
+from rsgeo_gan.ingest import assets, folder, stac
 from rsgeo_gan.ingest.checks import Declined
 from rsgeo_gan.ingest.fetch import Reader
 from rsgeo_gan.ingest.scene import Role, Scene, build, digest
@@ -137,7 +137,7 @@ def _stac_job(entry: pystac.Item | stac.Broken, role: Role, side: StacSide, sign
         pause_s=side.retry_s,
         refresh=signer.forget,
     )
-    return _Job(entry.id, role, lambda: stac.scene(entry, side), reader, side)
+    return _Job(entry.id, role, lambda: assets.scene(entry, side), reader, side)
 
 
 def _sample(side: SampleSide, out: Path) -> StacSide:
