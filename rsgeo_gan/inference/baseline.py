@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from rsgeo_gan.inference.streaming import Encoding
-from rsgeo_gan.inference.translator import TRUSTED, Translator
+from rsgeo_gan.inference.checkpoints import TRUSTED
+from rsgeo_gan.inference.encoding import Encoding
+from rsgeo_gan.inference.translator import Translator
 from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from rsgeo_gan.progress import Progress, silent, track
 from rsgeo_gan.provenance import Direction, Provenance, fingerprint, sides

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from rsgeo_gan.errors import CheckpointError, ProductError
-from rsgeo_gan.inference.streaming import Encoding
+from rsgeo_gan.inference.encoding import Encoding
 from rsgeo_gan.manifest import Manifest, item_box, make_item
 from rsgeo_gan.provenance import Direction, Provenance, digest_of, fingerprint, sides
 from rsgeo_gan.raster import write

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,14 +20,15 @@ import numpy as np
 import pystac
 import rasterio
 import torch
-from affine import Affine
-from odc.geo.geobox import GeoBox
 
 from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError, SourceError
-from rsgeo_gan.grid import Displacement, Grid, box_to_dict, crs_of
+from rsgeo_gan.grid import Grid, box_to_dict
 from rsgeo_gan.inference.baseline import untrained
-from rsgeo_gan.inference.streaming import Encoding, SceneReader, sample_windows, translate
-from rsgeo_gan.inference.translator import TRUSTED, Translator
+from rsgeo_gan.inference.checkpoints import TRUSTED
+from rsgeo_gan.inference.encoding import Encoding
+from rsgeo_gan.inference.placement import ordered, place
+from rsgeo_gan.inference.streaming import SceneReader, sample_windows, translate
+from rsgeo_gan.inference.translator import Translator
 from rsgeo_gan.manifest import (
     Manifest,
     check_share,
@@ -40,18 +40,13 @@ from rsgeo_gan.manifest import (
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.provenance import Direction, Provenance, fingerprint, noise_seed, product_stem, qml, sides
 from rsgeo_gan.raster import GDAL_CACHE_MIB, StripWriter, inspect
-from rsgeo_gan.tiling import Side, side_of
+from rsgeo_gan.tiling import side_of
 
 __all__ = ["generate"]
 
 _log = logging.getLogger(__name__)
 
-GridName = Literal["source", "declared", "tiled target"]
-
 _STAGE = "generate"
-_GSD_TOLERANCE = 1e-6
-_GSD_ROOM = 0.01
-_SNAP_PX = 1e-4
 
 
 @dataclass(frozen=True)
@@ -230,8 +225,8 @@ def _plan(item: pystac.Item, translator: Translator, grid: Grid, pairs: Manifest
             f"{side.sensor.analysis_unit} ({side.sensor.name}); train on this sensor, or correct `sensor` in the "
             "catalogue."
         )
-    side = _ordered(side, scaler.bands)
-    box, grid_name, displacement = _place(side, inspect(side.path).geobox, translator, grid, pairs)
+    side = ordered(side, scaler.bands)
+    box, grid_name, displacement = place(side, inspect(side.path).geobox, translator.facts.gsd, grid, pairs)
     if displacement is not None:
         side = replace(side, displacement=displacement)
     provenance = Provenance(
@@ -245,69 +240,6 @@ def _plan(item: pystac.Item, translator: Translator, grid: Grid, pairs: Manifest
     )
     stem = product_stem(safe_name(item.id), translator.direction, translator.digest)
     return _Job(safe_name(stem), item, SceneReader(side, box, scaler), provenance)
-
-
-def _ordered(side: Side, wanted: Sequence[str]) -> Side:
-    """Return the side with the bands the generator was trained on, in its order."""
-    names = [name.lower() for name in side.sensor.band_names]
-    missing = [name for name in wanted if name.lower() not in names]
-    if missing:
-        raise CheckpointError(
-            f"{side.item.id}: the checkpoint was trained on the {len(wanted)} bands {', '.join(wanted)}, the scene "
-            f"gives {', '.join(side.sensor.band_names)}; missing {', '.join(missing)}. List them in the catalogue, "
-            "or train on these."
-        )
-    bands = tuple(side.bands[names.index(name.lower())] for name in wanted)
-    return replace(side, sensor=side.sensor.select(wanted), bands=bands)
-
-
-def _place(
-    side: Side, scene_box: GeoBox, translator: Translator, grid: Grid, pairs: Manifest
-) -> tuple[GeoBox, GridName, Displacement | None]:
-    """Choose the product's grid, and how the scene's content is found on it."""
-    moving, displacement = _moved(side, pairs)
-    gsd = translator.facts.gsd
-    if not moving and all(abs(size / gsd - 1) <= _GSD_TOLERANCE for size in _pixel_size(scene_box)):
-        return scene_box, "source", None
-    if abs(grid.gsd / gsd - 1) > _GSD_ROOM:
-        raise CheckpointError(
-            f"{side.item.id}: the checkpoint was trained at {gsd:g} CRS units a pixel, the declared grid has "
-            f"{grid.gsd:g}; set grid.gsd_m to the model's, or train on this grid."
-        )
-    return _cover(scene_box, grid.box((0, 0))), "tiled target" if moving else "declared", displacement
-
-
-def _moved(side: Side, pairs: Manifest) -> tuple[bool, Displacement | None]:
-    """Tell whether co-registration moves this scene, and by which, the most trusted, measurement."""
-    name = side.item.id
-    roles = ("rsgeo:source_item", "rsgeo:target_item")
-    mine = [pair.properties for pair in pairs if name in (pair.properties.get(role) for role in roles)]
-    if not mine:
-        return side.sensor.modality == "sar", None
-    if all(known.get(f"rsgeo:{known.get('rsgeo:reference', 'source')}_item") == name for known in mine):
-        return False, None
-    found = [Displacement.from_dict(known["rsgeo:displacement"]) for known in mine if known.get("rsgeo:reliable")]
-    return True, max(found, key=lambda displacement: displacement.confidence, default=None)
-
-
-def _pixel_size(box: GeoBox) -> tuple[float, float]:
-    """Return the lengths of a pixel's two sides in CRS units, whatever the rotation."""
-    a, b, _, d, e, _ = box.affine[:6]
-    return math.hypot(a, d), math.hypot(b, e)
-
-
-def _cover(scene_box: GeoBox, lattice: GeoBox) -> GeoBox:
-    """Return the smallest box of whole lattice pixels around a scene."""
-    if scene_box.crs == lattice.crs:
-        height, width = scene_box.shape
-        corners = [scene_box.affine * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
-    else:
-        corners = list(scene_box.footprint(crs_of(lattice), npoints=64).exterior.points)
-    pixels = [~lattice.affine * corner for corner in corners]
-    columns, rows = ([pixel[axis] for pixel in pixels] for axis in (0, 1))
-    left, top = math.floor(min(columns) + _SNAP_PX), math.floor(min(rows) + _SNAP_PX)
-    right, bottom = math.ceil(max(columns) - _SNAP_PX), math.ceil(max(rows) - _SNAP_PX)
-    return GeoBox((bottom - top, right - left), lattice.affine * Affine.translation(left, top), lattice.crs)
 
 
 def _finished(out: Path, job: _Job) -> pystac.Item | None:

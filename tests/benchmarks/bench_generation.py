@@ -82,8 +82,9 @@ def streamed(path: Path, out: Path, *, cog: bool) -> None:
     """What `generate` does with a scene, without planning and item."""
     import rasterio
 
-    from rsgeo_gan.inference.streaming import Encoding, SceneReader, sample_windows, translate
-    from rsgeo_gan.inference.translator import Facts, Translator
+    from rsgeo_gan.inference import Facts, Translator
+    from rsgeo_gan.inference.encoding import Encoding
+    from rsgeo_gan.inference.streaming import SceneReader, sample_windows, translate
     from rsgeo_gan.manifest import make_item
     from rsgeo_gan.raster import GDAL_CACHE_MIB, StripWriter, inspect
     from rsgeo_gan.sensors import Scaler

@@ -8,13 +8,14 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
-from tests.generation import EO_SCALER, SAR_SCALER, checkpoint
 
 from rsgeo_gan.errors import CheckpointError, ProductError
 from rsgeo_gan.inference import Translator
-from rsgeo_gan.inference.streaming import Encoding, noise_rows, spans
+from rsgeo_gan.inference.encoding import Encoding
+from rsgeo_gan.inference.streaming import noise_rows, spans
 from rsgeo_gan.provenance import digest_of, fingerprint, noise_seed, product_stem, qml, sides
 from rsgeo_gan.sensors import SENSORS, Scaler, Sensor
+from tests.generation import EO_SCALER, SAR_SCALER, checkpoint
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 511, 1000])
