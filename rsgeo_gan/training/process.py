@@ -129,7 +129,8 @@ def _training_items(manifest: Manifest) -> list[Any]:
 
 
 def _digest_of_tiles(manifest: Manifest) -> str:
-    seen = sorted((item.id, item.properties.get("rsgeo:pair")) for item in _training_items(manifest))
+    names = ("rsgeo:pair", "rsgeo:digest", "rsgeo:usable")
+    seen = sorted([item.id, *(item.properties.get(name) for name in names)] for item in _training_items(manifest))
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
