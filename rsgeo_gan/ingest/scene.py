@@ -123,7 +123,8 @@ def build(
     for layer in layers:
         stated = {**scene.properties, **scene.asset_properties.get(layer.href, {})}
         check_place(infos[layer.href], stated, f"{where}, {layer.name}")
-        check_whole(layer.href, where)
+    for href in {layer.href for layer in layers}:
+        check_whole(href, where)
     used = {href: infos[href] for href in dict.fromkeys(layer.href for layer in layers)}
     full = finest(used, where)
     box = crop(full, bbox, where)
@@ -155,7 +156,7 @@ def build(
         properties=scene.properties,
         band_metadata=_band_metadata(scene, layers),
         file_offset=(first.scales[0], first.offsets[0]),
-        dark=darkest(values, valid),
+        dark=darkest(values, valid) if sensor.unit == "dn" else None,
     )
     check_sensor(values, valid, sensor, where, offset.dn)
 
