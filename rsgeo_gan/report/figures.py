@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rsgeo_gan.manifest import Manifest, item_box
 from rsgeo_gan.report.places import outline
 from rsgeo_gan.report.scoring import GENERATED, Scored
 
-__all__ = ["COLOURS", "curves", "distributions", "map_of", "read_curves", "save", "spectra"]
+__all__ = ["COLOURS", "INK", "distributions", "map_of", "plain", "save", "spectra"]
 
 COLOURS = {
     "real": "#1b1b1b",
@@ -32,7 +31,7 @@ COLOURS = {
     "val": "#fde68a",
     "test": "#86efac",
 }
-_INK = "#334155"
+INK = "#334155"
 _UNITS = {"dB": "dB", "reflectance": "reflectance", "display": "display value"}
 _ARROWS = 7
 _MOST_PAIRS = 6
@@ -64,9 +63,9 @@ def plain(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#94a3b8")
-    axes.tick_params(colors=_INK, labelsize=8)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
 
 
 def map_of(scenes: Manifest, pairs: Manifest, tiles: Manifest) -> Figure | None:
@@ -129,7 +128,7 @@ def _footprints(axes: Axes, boxes: Sequence[tuple[pystac.Item, GeoBox]], tiles: 
     axes.set_xlabel(f"east, km ({crs})")
     axes.set_ylabel("north, km")
     axes.ticklabel_format(useOffset=False, style="plain")
-    axes.set_title("Footprints", loc="left", fontsize=10, color=_INK)
+    axes.set_title("Footprints", loc="left", fontsize=10, color=INK)
     plain(axes)
     axes.legend(
         named.values(),
@@ -177,7 +176,7 @@ def _arrows(axes: Axes, pair: pystac.Item, field: Displacement) -> None:
     for spine in axes.spines.values():
         spine.set_color("#cbd5e1")
     verdict = f"{field.model}: dx {field.dx_px:+.2f}, dy {field.dy_px:+.2f} px" if reliable else "not sure: left alone"
-    axes.set_title(f"{_short(pair.id)}\n{verdict}", loc="left", fontsize=8, color=_INK)
+    axes.set_title(f"{_short(pair.id)}\n{verdict}", loc="left", fontsize=8, color=INK)
 
 
 def _round(value: float) -> float:
@@ -207,7 +206,7 @@ def spectra(scored: Scored) -> Figure | None:
         axes.minorticks_off()
         axes.set_xlim(frequency[0], 0.5)
         axes.set_xlabel("cycles per pixel")
-        axes.set_title(band, loc="left", fontsize=10, color=_INK)
+        axes.set_title(band, loc="left", fontsize=10, color=INK)
         axes.grid(True, color="#e2e8f0", linewidth=0.6)
         plain(axes)
     panels[0].set_ylabel(f"power spectral density, ({_UNITS[scored.unit]})²")
@@ -237,7 +236,7 @@ def distributions(scored: Scored) -> Figure | None:
         )
         axes.set_yticks([])
         axes.set_xlabel(_UNITS[scored.unit])
-        axes.set_title(band, loc="left", fontsize=10, color=_INK)
+        axes.set_title(band, loc="left", fontsize=10, color=INK)
         plain(axes)
         axes.spines["left"].set_visible(False)
     panels[-1].legend(fontsize=8, frameon=False)
@@ -252,77 +251,3 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     for spare in drawn[count:]:
         spare.set_axis_off()
     return figure, list(drawn[:count])
-
-
-def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Read a CSV log of Lightning.
-
-    Args:
-        path: `metrics.csv`.
-
-    Returns:
-        Steps and finite values by column; the `_step` variant of a column is left out where there is an
-        `_epoch` one. Empty when the file cannot be read.
-    """
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.DictReader(file)):
-                step = _number(row.get("step")) or float(number)
-                for name, text in row.items():
-                    value = _number(text)
-                    if name and name not in ("step", "epoch") and value is not None:
-                        steps, values = found.setdefault(name, ([], []))
-                        steps.append(step)
-                        values.append(value)
-    except (OSError, csv.Error, UnicodeDecodeError):
-        return {}
-    kept = {n: c for n, c in found.items() if not (n.endswith("_step") and n[:-5] + "_epoch" in found)}
-    return {name.removesuffix("_epoch").removesuffix("_step"): curve for name, curve in kept.items()}
-
-
-def _number(text: Any) -> float | None:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if np.isfinite(value) else None
-
-
-def curves(read: Mapping[str, tuple[list[float], list[float]]]) -> Figure | None:
-    """Plot training curves: generator terms, discriminator terms, validation scores; None when there are none."""
-    groups = (
-        ("train_g/", "Generator terms", True),
-        ("train_d/", "Discriminator terms", False),
-        ("val/", "Validation scores", False),
-    )
-    shown = [(title, prefix, log) for prefix, title, log in groups if any(name.startswith(prefix) for name in read)]
-    if not shown:
-        return None
-    figure = Figure(figsize=(4.2 * len(shown), 3.9), layout="constrained")
-    for axes, (title, prefix, logarithmic) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
-        names = sorted(name for name in read if name.startswith(prefix))
-        if prefix == "val/":
-            # Scores have different units; those between 0 and 1 share an axis.
-            small = [n for n in names if max(map(abs, read[n][1])) <= 1.2]
-            names = small or names
-        for name in names[:9]:
-            steps, values = read[name]
-            smooth = _smoothed(values)
-            axes.plot(steps, smooth, linewidth=1.3, label=name[len(prefix) :])
-        if logarithmic and all(min(read[name][1]) > 0 for name in names[:9]):
-            axes.set_yscale("log")
-        axes.set_title(title, loc="left", fontsize=10, color=_INK)
-        axes.set_xlabel("optimiser step")
-        axes.grid(True, color="#e2e8f0", linewidth=0.6)
-        axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-        plain(axes)
-    return figure
-
-
-def _smoothed(values: Sequence[float]) -> np.ndarray:
-    """Running mean over a fiftieth of the curve; the ends are kept."""
-    width = max(1, len(values) // 50) | 1
-    padded = np.pad(np.asarray(values, float), width // 2, mode="edge")
-    mean: np.ndarray = np.convolve(padded, np.full(width, 1 / width), mode="valid")
-    return mean

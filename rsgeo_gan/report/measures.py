@@ -19,7 +19,7 @@ from rsgeo_gan.metrics import (
     shift_tolerant_ssim,
 )
 
-__all__ = ["DATA_RANGE", "LOOKS_PX", "MEASURES", "Measure", "Tally", "usable_spectrum_px"]
+__all__ = ["DATA_RANGE", "LOOKS_PX", "MEASURES", "Measure", "Tally"]
 
 LOOKS_PX = 7
 """Side of the blocks that are averaged before two speckled images are compared."""
@@ -27,8 +27,8 @@ LOOKS_PX = 7
 DATA_RANGE = {"dB": 30.0, "reflectance": 1.0, "display": 255.0}
 """Span of values that PSNR and SSIM refer to, by analysis unit."""
 
-_SPECTRUM_PX = 64
-_SMALLEST_SPECTRUM_PX = 16
+_SPECTRUM_PX = (64, 32)
+_ENOUGH_SPECTRA = 8
 _PIXELS_PER_TILE = 20_000
 _HOMOGENEOUS_QUANTILE = 0.9
 _SPECTRUM_FLOOR = {"dB": 1e-4, "reflectance": 1e-10, "display": 1e-4}
@@ -106,12 +106,6 @@ MEASURES: tuple[Measure, ...] = (
         "Equivalent number of looks of homogeneous areas (upper decile of 7×7 windows); SAR in dB only.",
     ),
 )
-
-
-def usable_spectrum_px(height: int, width: int) -> int:
-    """Return the side of the windows whose spectra are taken from a tile of this size; 0 when it is too small."""
-    side = min(_SPECTRUM_PX, height, width)
-    return side if side >= _SMALLEST_SPECTRUM_PX else 0
 
 
 @dataclass
@@ -206,10 +200,12 @@ class Tally:
         if not self._spectra:
             nothing = np.empty((0, 0))
             return np.empty(0), nothing, nothing
-        side = max(self._spectra, key=lambda size: len(self._spectra[size][0]))
-        made, real = (torch.stack(part).mean(dim=0).numpy() for part in self._spectra[side])
+        # Large windows show more scales; small ones find room between clouds.
+        counts = {size: len(made) for size, (made, _) in self._spectra.items()}
+        side = max(counts, key=lambda size: (min(counts[size], _ENOUGH_SPECTRA), size))
+        mine, theirs = (torch.stack(part).mean(dim=0).numpy() for part in self._spectra[side])
         floor = _SPECTRUM_FLOOR[self.unit]
-        return np.arange(1, side // 2 + 1) / side, np.maximum(made, floor), np.maximum(real, floor)
+        return np.arange(1, side // 2 + 1) / side, np.maximum(mine, floor), np.maximum(theirs, floor)
 
     def values(self) -> tuple[np.ndarray, np.ndarray]:
         """Return a sample of the values of made and real, shape (C, n) each."""
@@ -221,16 +217,14 @@ class Tally:
             self._scores.setdefault(key, []).append(number)
 
     def _add_spectra(self, x: Tensor, y: Tensor, valid: np.ndarray) -> None:
-        side = usable_spectrum_px(*valid.shape)
-        if not side:
-            return
-        for row in range(0, valid.shape[0] - side + 1, side):
-            for column in range(0, valid.shape[1] - side + 1, side):
-                window = np.s_[row : row + side, column : column + side]
-                if valid[window].all():
-                    mine = self._spectra.setdefault(side, ([], []))
-                    for part, image in zip(mine, (x, y), strict=True):
-                        part.append(radial_psd(image[..., window[0], window[1]])[0])
+        for side in _SPECTRUM_PX:
+            for row in range(0, valid.shape[0] - side + 1, side):
+                for column in range(0, valid.shape[1] - side + 1, side):
+                    window = np.s_[row : row + side, column : column + side]
+                    if valid[window].all():
+                        mine = self._spectra.setdefault(side, ([], []))
+                        for part, image in zip(mine, (x, y), strict=True):
+                            part.append(radial_psd(image[..., window[0], window[1]])[0])
 
     def _add_values(self, x: Tensor, y: Tensor, valid: np.ndarray) -> None:
         where = np.flatnonzero(valid)

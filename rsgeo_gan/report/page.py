@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,13 @@ from matplotlib.figure import Figure
 import rsgeo_gan
 from rsgeo_gan import raster
 from rsgeo_gan.errors import RSGeoGANError
-from rsgeo_gan.grid import Displacement
-from rsgeo_gan.manifest import Dropped, Manifest, asset_path, write_json, write_text
+from rsgeo_gan.manifest import Manifest, asset_path, write_json, write_text
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.report import figures, quicklooks
+from rsgeo_gan.report.curves import curves, read_curves
 from rsgeo_gan.report.measures import DATA_RANGE, MEASURES
 from rsgeo_gan.report.scoring import GENERATED, Scored, headline, held_out, product_tiles, score
+from rsgeo_gan.report.tables import all_dropped, pair_row, scene_row, score_rows, split_counts, verdicts
 
 __all__ = ["report"]
 
@@ -112,7 +112,7 @@ def report(root: Path, *, radius_px: int = 3, progress: Progress = silent) -> Pa
         )
         step()
     directions = [_direction(entry, scores["directions"], pictures) for entry in pooled]
-    curves = _curves(root / "training", pictures)
+    training = _curves(root / "training", pictures)
     step()
     context = {
         "name": root.resolve().name,
@@ -121,17 +121,17 @@ def report(root: Path, *, radius_px: int = 3, progress: Progress = silent) -> Pa
         "radius_px": radius_px,
         "counts": [(name, len(stages[name]), len(stages[name].dropped)) for name in _STAGES],
         "headline": headline(scores),
-        "verdicts": _verdicts(scores["directions"]),
+        "verdicts": verdicts(scores["directions"]),
         "measures": MEASURES,
         "data_range": DATA_RANGE,
         "map": overview,
-        "scenes": [_scene(item) for item in stages["scenes"]],
-        "pairs": [_pair(item) for item in stages["pairs"]],
-        "splits": _splits(stages["tiles"]),
+        "scenes": [scene_row(item) for item in stages["scenes"]],
+        "pairs": [pair_row(item) for item in stages["pairs"]],
+        "splits": split_counts(stages["tiles"]),
         "products": described,
         "directions": directions,
-        "curves": curves,
-        "dropped": _dropped(stages.values()),
+        "curves": training,
+        "dropped": all_dropped(stages.values()),
         "skipped": stages["tiles"].extra.get("rsgeo:skipped") or {},
         "trained": (root / "training").is_dir(),
         "untrained": any("untrained" in entry["scores"] for entry in scores["directions"]),
@@ -192,7 +192,7 @@ def _describe(
         direction=scored.title,
         facts=_facts(product, path),
         links=links,
-        table=_table(scored.to_dict()),
+        table=score_rows(scored.to_dict()),
         note=scored.note,
     )
     if pictures is not None:
@@ -254,7 +254,7 @@ def _direction(entry: Scored, described: list[dict[str, Any]], pictures: _Pictur
     return {
         "title": entry.title,
         "unit": entry.unit,
-        "table": _table(values),
+        "table": score_rows(values),
         "shift": values["scores"][GENERATED].get("shift_px"),
         "spectra": pictures.add(f"spectrum-{name}.png", figures.spectra(entry), f"Radial spectra, {entry.title}"),
         "distributions": pictures.add(
@@ -265,110 +265,6 @@ def _direction(entry: Scored, described: list[dict[str, Any]], pictures: _Pictur
     }
 
 
-def _table(entry: dict[str, Any]) -> list[dict[str, str]]:
-    """Rows of a score table, one a measure; the best image of a row is marked."""
-    rows = []
-    kinds = list(entry["scores"])
-    real = entry["scores"].get(GENERATED, {}).get("enl_real")
-    for measure in MEASURES:
-        values = {kind: entry["scores"][kind].get(measure.key) for kind in kinds}
-        known = {kind: value for kind, value in values.items() if value is not None}
-        if not known:
-            continue
-        row = {"measure": measure.label, "meaning": measure.meaning, "better": measure.better, "best": ""}
-        if measure.better == "real":
-            row["better"] = f"closer to real ({real:.1f})" if real is not None else "closer to real"
-            if real is not None:
-                row["best"] = min(known, key=lambda kind: abs(_log(known[kind]) - _log(real)))
-        elif len(known) > 1:
-            row["best"] = (max if measure.better == "higher" else min)(known, key=lambda kind: known[kind])
-        for kind in kinds:
-            row[kind] = f"{values[kind]:.{measure.digits}f}" if values[kind] is not None else "–"
-        rows.append(row)
-    return rows
-
-
-def _log(value: float) -> float:
-    """Logarithm that accepts 0."""
-    return math.log(max(value, 1e-9))
-
-
-_GATES = ("correlation_multilook", "ssim_multilook", "spectrum_db", "amplitude_ks")
-
-
-def _verdicts(directions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Say in words whether generated images beat each baseline on the four measures that count."""
-    verdicts = []
-    better = {m.key: (m.label, m.better) for m in MEASURES}
-    for entry in directions:
-        made = entry["scores"].get(GENERATED, {})
-        for kind, values in entry["scores"].items():
-            if kind == GENERATED:
-                continue
-            won: list[str] = []
-            lost: list[str] = []
-            for key in _GATES:
-                mine, theirs = made.get(key), values.get(key)
-                if mine is None or theirs is None:
-                    continue
-                label, way = better[key]
-                (won if (mine > theirs if way == "higher" else mine < theirs) else lost).append(label)
-            verdicts.append({"direction": entry["title"], "baseline": kind, "won": won, "lost": lost})
-    return verdicts
-
-
-def _scene(item: pystac.Item) -> dict[str, str]:
-    p = item.properties
-    cloud = p.get("eo:cloud_cover")
-    orbit = " ".join(str(p[k]) for k in ("rsgeo:orbit_state", "rsgeo:relative_orbit") if p.get(k) is not None)
-    shape = p.get("proj:shape") or ["?", "?"]
-    return {
-        "id": item.id,
-        "side": str(p.get("rsgeo:side", "")),
-        "sensor": str(p.get("rsgeo:sensor", "")),
-        "bands": ", ".join(p.get("rsgeo:bands") or []),
-        "date": f"{item.datetime:%Y-%m-%d %H:%M}" if item.datetime else "",
-        "grid": f"{shape[1]} × {shape[0]} px, {p.get('proj:code') or 'own CRS'}",
-        "more": "; ".join(
-            text
-            for text in (
-                f"cloud {cloud:.1f} %" if isinstance(cloud, int | float) else "",
-                f"orbit {orbit}" if orbit else "",
-                f"offset {p['rsgeo:offset_dn']:g} DN ({p.get('rsgeo:offset_reason', '')})"
-                if p.get("rsgeo:offset_dn")
-                else "",
-            )
-            if text
-        ),
-    }
-
-
-def _pair(item: pystac.Item) -> dict[str, str]:
-    p = item.properties
-    field_ = Displacement.from_dict(p["rsgeo:displacement"])
-    reliable = bool(p.get("rsgeo:reliable", field_.reliable))
-    residual = p.get("rsgeo:residual_px")
-    return {
-        "id": item.id,
-        "gap": f"{float(p.get('rsgeo:gap_days') or 0):.1f}",
-        "shift": f"{field_.dx_px:+.2f}, {field_.dy_px:+.2f}" if reliable else "left alone",
-        "model": field_.model,
-        "sigma": f"{field_.sigma_px:.2f}" if reliable else "–",
-        "residual": f"{residual:.2f}" if residual is not None else "–",
-        "confidence": f"{field_.confidence:.2f}",
-        "reason": str(p.get("rsgeo:reason") or ("measured" if reliable else field_.reason)),
-    }
-
-
-def _splits(tiles: Manifest) -> list[tuple[str, int]]:
-    found = [str(tile.properties.get("rsgeo:split", "")) for tile in tiles]
-    return [(split, found.count(split)) for split in ("train", "val", "test") if split in found]
-
-
-def _dropped(manifests: Any) -> list[Dropped]:
-    return [entry for manifest in manifests for entry in manifest.dropped]
-
-
 def _curves(folder: Path, pictures: _Pictures) -> list[_Picture]:
     """Curves of the newest training runs."""
     logs = sorted(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -376,6 +272,6 @@ def _curves(folder: Path, pictures: _Pictures) -> list[_Picture]:
     for path in logs[:_MOST_CURVES]:
         name = path.parent.relative_to(folder).as_posix()
         name = name if name != "." else "training"
-        figure = figures.curves(figures.read_curves(path))
+        figure = curves(read_curves(path))
         made += _some(pictures.add(f"curves-{len(made)}.png", figure, f"Training curves of {name}", name))
     return made

@@ -26,7 +26,7 @@ _TRUE = "true colour"
 _RGB = (("B04", "B03", "B02"), ("B4", "B3", "B2"), ("red", "green", "blue"))
 _FALSE = (("B08", "B04", "B03"), ("B8", "B4", "B3"), ("nir", "red", "green"))
 _INK = "#334155"
-_LABEL = {"dB": "dB", "reflectance": "reflectance", "display": "display value"}
+_LABEL = {"dB": "dB", "reflectance": "refl.", "display": "display"}
 
 
 def detail(product: pystac.Item, tile: pystac.Item) -> Figure:
@@ -184,7 +184,7 @@ def _compared(read: _Picture, real: _Picture, made: np.ndarray, box: GeoBox) -> 
             for axes, image, what in pair:
                 _grey(axes, image[0], low, high)
                 _name(axes, f"{what}, {label}")
-            sheet.bar(number, 2, low, high, "gray", f"{label}, {_LABEL[real.unit]}")
+            sheet.bar(number, 2, low, high, "gray", _LABEL[real.unit])
             apart, name = fake[0] - truth[0], "difference"
         span = float(np.nanquantile(np.abs(apart), 0.98)) if np.isfinite(apart).any() else 1.0
         span = max(span, 1e-6)
@@ -218,9 +218,8 @@ class _Sheet:
         axes.imshow(np.linspace(1, 0, 128)[:, None], cmap=colours, aspect="auto", extent=(0, 1, low, high))
         axes.set_xticks([])
         axes.yaxis.tick_right()
-        axes.yaxis.set_label_position("right")
         axes.tick_params(labelsize=7, colors=_INK, length=2)
-        axes.set_ylabel(label, fontsize=8, color=_INK, labelpad=3)
+        axes.set_title(label, loc="left", fontsize=8, color=_INK, pad=4)
 
     def _axes(self, row: int, left: float, width: float, height: float) -> Axes:
         width_in, height_in = self.size
