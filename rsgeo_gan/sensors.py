@@ -161,7 +161,7 @@ class Sensor:
                 f"{where}: sensor {self.name} declares {self._what()} in linear power, expected mostly 0 to 1; "
                 f"{got}, which look like amplitude DN or display values. Use sentinel1-display, or calibrate first."
             )
-        if self.unit == "dB" and low >= 0 and high > 5:
+        if self.unit == "dB" and low >= 0:
             raise SourceError(
                 f"{where}: sensor {self.name} declares {self._what()} in dB, expected mostly -35 to 5; {got}, "
                 "which look like linear power or display values. Use sentinel1-rtc or sentinel1-display."
