@@ -12,7 +12,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact, TaskRun
+from prefect.states import Completed, Running
 
+from flows import recover
 from flows.eo2sar import eo2sar, main
 from flows.stages import TASKS, is_remote, network_retries
 from rsgeo_gan.catalog import load
@@ -66,6 +68,19 @@ def test_the_flow_refuses_an_unknown_catalogue_key_before_any_stage(tmp_path: Pa
     with pytest.raises(CatalogError, match=r"pairing\.max_gap"):
         eo2sar(catalog=str(TOY), out=str(tmp_path), settings={"pairing.max_gap": 1})
     assert not (tmp_path / "scenes").exists()
+
+
+def test_a_lost_run_is_marked_as_crashed_and_a_finished_one_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    async def lost_and_finished() -> list[str]:
+        async with get_client() as client:
+            runs = [await client.create_flow_run(eo2sar, state=state()) for state in (Running, Completed)]
+            return [run.name for run in runs]
+
+    lost, finished = asyncio.run(lost_and_finished())
+    assert recover.main([lost]) == 0
+    assert f"prefect flow-run retry {lost}" in capsys.readouterr().out
+    assert recover.main([lost, finished]) == 1
+    assert f"No unfinished run called {', '.join(sorted([lost, finished]))}." in capsys.readouterr().err
 
 
 def test_only_sides_on_the_network_are_tried_again() -> None:
