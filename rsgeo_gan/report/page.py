@@ -79,7 +79,7 @@ def report(root: Path, *, radius_px: int = 3, progress: Progress = silent) -> Pa
     """
     root = Path(root)
     stages = {name: Manifest.open(root / name / f"{name}.json") for name in _STAGES}
-    # Only products of the run's newest checkpoints exist in the manifest; files may have been removed by hand.
+    # Files may have been removed by hand.
     products = [item for item in stages["products"] if Path(asset_path(item, "data")).is_file()]
     total = 2 * len(products) + 3
     done = 0
@@ -129,6 +129,7 @@ def report(root: Path, *, radius_px: int = 3, progress: Progress = silent) -> Pa
         "pairs": [pair_row(item) for item in stages["pairs"]],
         "splits": split_counts(stages["tiles"]),
         "products": described,
+        "pictured": _MOST_PICTURED,
         "directions": directions,
         "curves": training,
         "dropped": all_dropped(stages.values()),

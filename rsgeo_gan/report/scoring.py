@@ -130,8 +130,10 @@ def score(
         step: Called after each product.
 
     Returns:
-        Scores by product, in order, and pooled by direction.
+        Scores by product, in order, and pooled by direction; only products of the direction's newest
+        checkpoint are pooled.
     """
+    newest = _newest_checkpoints(products)
     means: dict[str, np.ndarray | None] = {}
     single: list[Scored] = []
     pooled: dict[str, Scored] = {}
@@ -142,13 +144,19 @@ def score(
             means[side] = _training_mean([t for t in tiles if t.properties.get("rsgeo:split") == "train"], side)
         scored = _score_product(product, direction, tiles, root, radius_px, means[side])
         single.append(scored)
-        if scored.tallies:
+        if scored.tallies and product.properties.get("rsgeo:checkpoint") == newest[direction]:
             whole = pooled.setdefault(direction, Scored(direction, direction, scored.title, scored.unit, scored.split))
             for kind, tally in scored.tallies.items():
                 mine = whole.tallies.setdefault(kind, Tally(tally.unit, tally.bands, radius_px))
                 mine.extend(tally)
         step()
     return single, list(pooled.values())
+
+
+def _newest_checkpoints(products: Iterable[pystac.Item]) -> dict[str, str | None]:
+    """Checkpoint of the product made last, by direction."""
+    ordered = sorted(products, key=lambda item: str(item.properties.get("created", "")))
+    return {item.properties["rsgeo:direction"]: item.properties.get("rsgeo:checkpoint") for item in ordered}
 
 
 def _score_product(

@@ -226,6 +226,26 @@ def test_an_untrained_generator_is_compared_when_it_is_there(tmp_path: Path, rng
     assert len({tuple(row) for row in rows}) == 1
 
 
+def test_only_the_newest_checkpoint_counts_for_a_direction(tmp_path: Path, rng: np.random.Generator) -> None:
+    real = speckled(rng)
+    root = run_folder(tmp_path, real, real.copy())
+    products = Manifest.read(root / "products/products.json")
+    newest = products.items[0]
+    newest.properties |= {"rsgeo:checkpoint": "b", "created": "2024-06-02T00:00:00Z"}
+    older = newest.clone()
+    older.id = "eo_older"
+    older.properties |= {"rsgeo:checkpoint": "a", "created": "2024-06-01T00:00:00Z"}
+    noise = write(
+        root / "products/older.tif", speckled(rng)[:, ::-1].copy(), box_at(0, width=4 * SIDE), "dB", ("VV", "VH")
+    )
+    older.assets["data"].href = str(noise.resolve())
+    products.items = [newest, older]
+    products.save()
+    direction = scored(root)
+    assert direction["tiles"] == 1
+    assert direction["scores"]["generated"]["correlation_multilook"] == pytest.approx(1, abs=1e-5)
+
+
 def test_the_page_is_whole_and_needs_no_network(tmp_path: Path, rng: np.random.Generator) -> None:
     real = speckled(rng)
     root = run_folder(tmp_path, real, speckled(rng))
