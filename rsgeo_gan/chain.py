@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from rsgeo_gan import __version__
 from rsgeo_gan.catalog import Catalog, load
 from rsgeo_gan.catalog.models import Direction
 from rsgeo_gan.errors import CatalogError, ProductError
@@ -261,7 +262,12 @@ def _report(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     radius_px = catalog.training.radius_px
     parts = [_fingerprint(_collection(job, name)) for name in ("scenes", "pairs", "tiles", "products")]
     pin = read_pin(root / "models")
-    made_from = {"parts": parts, "checkpoint": pin.digest if pin else "", "radius_px": radius_px}
+    made_from = {
+        "version": __version__,
+        "parts": parts,
+        "checkpoint": pin.digest if pin else "",
+        "radius_px": radius_px,
+    }
     if page.is_file() and seal.is_file() and json.loads(seal.read_text(encoding="utf-8")) == made_from:
         progress("report", 1, 1)
         return Outcome("report", str(page), total=1, new=0, note="nothing changed since it was written")
