@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -52,7 +53,7 @@ class Tile:
         width: Columns.
         height: Rows.
         usable: Left, top, right, bottom of the part that patches may touch, on the lattice.
-        residual_px: Misalignment left after coregistration, pixels.
+        residual_px: Misalignment left after coregistration, pixels; NaN where it could not be measured.
         confidence: Trust in the coregistration, 0 to 1.
         when: Time of acquisition.
     """
@@ -156,7 +157,7 @@ class TileSet:
             width=width,
             height=height,
             usable=(col + left, line + top, col + left + wide, line + top + high),
-            residual_px=float(found.get("rsgeo:residual_px") or 0.0),
+            residual_px=float(_default(found.get("rsgeo:residual_px"), math.nan)),
             confidence=float(_default(found.get("rsgeo:confidence"), 1.0)),
             when=item.datetime or datetime(1970, 1, 1, tzinfo=UTC),
         )
