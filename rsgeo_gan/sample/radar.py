@@ -12,8 +12,8 @@ from rsgeo_gan.sample.optical import GREEN_SHARE, crop_state
 __all__ = ["INCIDENCE_DEG", "LEVELS_DB", "LOOK_AZIMUTH_DEG", "gamma0", "speckle"]
 
 INCIDENCE_DEG = 39.0
-LOOK_AZIMUTH_DEG = 79.0
-"""Direction in which the radar looks: an ascending orbit looks to the right, eastward."""
+LOOK_AZIMUTH_DEG = 281.0
+"""Direction in which the radar looks: a descending orbit looks to its right, westward."""
 
 LEVELS_DB: dict[Cover, tuple[float, float]] = {
     Cover.WATER: (-20.0, -27.0),
@@ -90,7 +90,7 @@ def _relief_db(height_m: FloatArray, look: float) -> FloatArray:
     local = np.rad2deg(np.arctan(rise))
     incidence = np.clip(INCIDENCE_DEG - local, 8, 86)
     gain = 10 * np.log10(np.tan(np.deg2rad(INCIDENCE_DEG)) / np.tan(np.deg2rad(incidence)))
-    return np.clip(0.45 * gain, -3.5, 3).astype(np.float32)
+    return np.clip(0.4 * gain, -3, 3).astype(np.float32)
 
 
 def _walls(decibel: FloatArray, land: Landscape, look: float, facing: FloatArray) -> None:

@@ -29,9 +29,9 @@ OPTICAL_BANDS = ("B02", "B03", "B04", "B08")
 RADAR_BANDS = ("VV", "VH")
 FIRST_DATE = datetime(2024, 5, 12, 10, 10, tzinfo=UTC)
 DATE_STEP = timedelta(days=36)
-RADAR_DELAY = timedelta(days=1, hours=6, minutes=47)
+RADAR_DELAY = timedelta(hours=19, minutes=16)
 DN_SCALE, DN_OFFSET = 10_000, 1000
-VERSION = 1
+VERSION = 2
 """Counts changes of the scenes' content; a folder made by another version is made again."""
 
 _EXTENSIONS = {
@@ -181,8 +181,10 @@ def _seen_from_orbit(grid: GeoBox, size_px: int, seed: int) -> tuple[NDArray[np.
     columns, rows = geometry.radar_positions(grid, size_px, seed)
     x, y = (columns + 0.5) * geometry.OPTICAL_M, (rows + 0.5) * geometry.OPTICAL_M
     look = np.deg2rad(radar.LOOK_AZIMUTH_DEG)
-    far_edge = 0.94 * size_px * geometry.OPTICAL_M * np.sin(look)
-    return np.stack([y, x]), x * np.sin(look) - y * np.cos(look) < far_edge
+    ground_range = x * np.sin(look) - y * np.cos(look)
+    side = size_px * geometry.OPTICAL_M
+    # The near edge of the swath cuts off the scene's lower right corner.
+    return np.stack([y, x]), ground_range > 0.94 * side * np.sin(look) - side * np.cos(look)
 
 
 def _sampled(ground: FloatArray, positions: NDArray[np.float64], margin_m: float, blur_m: float) -> FloatArray:
@@ -212,8 +214,8 @@ def _radar_scene(
     folder = out / RADAR_COLLECTION / name
     properties = {
         "platform": "sample-radar",
-        "sat:orbit_state": "ascending",
-        "sat:relative_orbit": 44,
+        "sat:orbit_state": "descending",
+        "sat:relative_orbit": 168,
         "sar:instrument_mode": "IW",
         "sar:frequency_band": "C",
         "sar:polarizations": list(RADAR_BANDS),

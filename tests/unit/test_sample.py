@@ -99,7 +99,7 @@ def test_items_carry_what_ingest_decides_by(scenes: Path) -> None:
     band = optical["assets"]["B04"]["raster:bands"][0]
     assert (band["scale"], band["offset"], band["nodata"]) == (1e-4, -0.1, 0)
     assert 0 < optical["properties"]["eo:cloud_cover"] < 15
-    assert radar["properties"]["sat:orbit_state"] == "ascending"
+    assert radar["properties"]["sat:orbit_state"] == "descending"
     assert isinstance(radar["properties"]["sat:relative_orbit"], int)
 
 
