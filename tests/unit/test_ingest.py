@@ -564,7 +564,7 @@ def test_the_sample_is_made_once_and_read_as_a_catalogue(tmp_path: Path) -> None
     optical, radar = manifest.items
     assert optical.properties["rsgeo:offset_dn"] == -1000
     assert "scl" in optical.assets
-    assert radar.properties["rsgeo:orbit_state"] == "ascending"
+    assert radar.properties["rsgeo:orbit_state"] == "descending"
     assert item_box(optical).crs != item_box(radar).crs
     before = files_and_times(tmp_path)
     ingest(load(path), tmp_path / "scenes")
