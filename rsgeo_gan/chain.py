@@ -276,7 +276,7 @@ def _report(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     seal.unlink(missing_ok=True)
     page = report(root, radius_px=radius_px, progress=progress)
     write_json(seal, made_from)
-    return Outcome("report", str(page), total=1, new=1)
+    return Outcome("report", str(page), total=1, new=1, note="written")
 
 
 STAGES: tuple[Stage, ...] = (
