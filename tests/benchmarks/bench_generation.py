@@ -116,12 +116,17 @@ CASES = {
 }
 
 
+def job_of(name: str, path: Path, threads: int = 1) -> dict[str, Any]:
+    return {"case": name, "path": str(path), "threads": threads}
+
+
 def job(facts: dict[str, Any]) -> None:
     import torch
 
     import rsgeo_gan.inference  # noqa: F401  (imports do not count)
 
     quiet()
+    torch.set_num_threads(facts["threads"])
     network()(torch.zeros(1, len(EO_BANDS), 8, 8))
     path, out = Path(facts["path"]), Path(facts["path"]).with_name("out.tif")
     before, started, spent = peak_mib(), time.perf_counter(), sum(os.times()[:2])
@@ -132,7 +137,7 @@ def job(facts: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], sizes="2048,4096", rounds=2)
+    options = arguments(__doc__.splitlines()[0], sizes="2048,4096", rounds=2, threads=1)
     if options.job:
         return job(json.loads(options.job))
     from rsgeo_gan import raster
@@ -145,7 +150,7 @@ def main() -> None:
             runs: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
             for _ in range(options.rounds):
                 for name in CASES:
-                    runs[name].append(isolated(__file__, {"case": name, "path": str(path)}))
+                    runs[name].append(isolated(__file__, job_of(name, path, options.threads)))
         slow = runs["naive loop, whole-scene sums"]
         rows = []
         for name, found in runs.items():

@@ -119,7 +119,8 @@ def ours(width: int, blocks: int, images: tuple[Tensor, Tensor], precision: str)
 
 def main() -> None:
     quiet()
-    options = arguments(__doc__.splitlines()[0], width=32, blocks=3, size=128, rounds=3)
+    options = arguments(__doc__.splitlines()[0], width=32, blocks=3, size=128, rounds=3, threads=1)
+    torch.set_num_threads(options.threads)
     import lightning.pytorch  # noqa: F401  (sets its own level when imported)
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
