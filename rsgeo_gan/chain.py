@@ -202,6 +202,7 @@ def _tile(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
         resolve_grid(catalog.grid, scenes, _collection(job, "tiles")),
         catalog.tiling,
         job.root / "tiles",
+        max_failed_share=catalog.limits.max_failed_share,
         progress=progress,
     )
     return _outcome("tile", "tiles", before, tiles)

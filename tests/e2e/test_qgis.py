@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from tests.generation import run
 
 from rsgeo_gan.inference import generate
+from tests.generation import run
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,7 @@ from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, make
 BOX = GeoBox((60, 100), Affine(10.25, 0, 600000.125, 0, -10.25, 5300040.5), "EPSG:32632")
 
 
-def item(root: Path, name: str = "scene-1"):  # noqa: ANN201
+def item(root: Path, name: str = "scene-1"):
     return make_item(
         name,
         BOX,

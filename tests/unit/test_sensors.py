@@ -69,7 +69,7 @@ def test_an_unknown_sensor_lists_the_known_ones() -> None:
 
 
 def test_an_inline_sensor_needs_its_unit() -> None:
-    with pytest.raises(SourceError, match="'unit'"):
+    with pytest.raises(SourceError, match=r"'unit'"):
         get_sensor({"name": "mine", "modality": "sar", "bands": ["HH"]})
     with pytest.raises(SourceError, match="do not fit modality 'sar'"):
         get_sensor({"name": "mine", "modality": "sar", "bands": ["HH"], "unit": "reflectance"})
@@ -96,5 +96,5 @@ def test_values_outside_the_range_are_clipped_in_the_model_domain() -> None:
 
 
 def test_a_constant_band_has_no_scaler() -> None:
-    with pytest.raises(ValueError, match="band VH: low 3.0 and high 3.0 span no range"):
+    with pytest.raises(ValueError, match=r"band VH: low 3\.0 and high 3\.0 span no range"):
         Scaler("x", "dB", ("VV", "VH"), (-25.0, 3.0), (0.0, 3.0))

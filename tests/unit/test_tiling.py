@@ -26,7 +26,7 @@ def plane(box: GeoBox, a: float, b: float, c: float) -> np.ndarray:
     return a * (x - 0.5) + b * (y - 0.5) + c
 
 
-def scene(root: Path, name: str, values: np.ndarray, box: GeoBox, sensor: str, bands: list[str], **properties):  # noqa: ANN003, ANN201
+def scene(root: Path, name: str, values: np.ndarray, box: GeoBox, sensor: str, bands: list[str], **properties):
     nodata = 0 if values.dtype == np.uint16 else np.nan
     path = raster.write(root / f"{name}.tif", values, box, nodata=nodata)
     return make_item(
@@ -78,7 +78,7 @@ GRID = Grid("EPSG:32632", 10, 64, origin=(600000, 5300040))
 SETTINGS = Tiling(min_valid=0.5, val_share=0.2, test_share=0.2, block_tiles=1, buffer_px=8, seed=3)
 
 
-def run(scenes: Manifest, displacement: Displacement = SHIFT, settings: Tiling = SETTINGS, **kwargs):  # noqa: ANN003, ANN201
+def run(scenes: Manifest, displacement: Displacement = SHIFT, settings: Tiling = SETTINGS, **kwargs):
     out = scenes.path.parent.parent / "tiles"
     return tile(pairs_of(scenes, displacement), scenes, GRID, settings, out, **kwargs)
 
