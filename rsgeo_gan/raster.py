@@ -428,7 +428,7 @@ class StripWriter:
             raise GridError(f"{self.path}: {self.count} bands but {len(self.names)} names; give one name per band.")
         self._staged = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex[:8]}.stage.tif")
         self._next_row = 0
-        self._queue: queue.Queue[tuple[np.ndarray, int, np.ndarray | None] | None] = queue.Queue(maxsize=2)
+        self._queue: queue.Queue[tuple[np.ndarray, int, np.ndarray | None] | None] = queue.Queue(maxsize=1)
         self._failure: BaseException | None = None
         self._moments = [_Moments() for _ in range(self.count)]
         self._threads = "ALL_CPUS" if self.geobox.shape.x * self.geobox.shape.y > 1 << 20 else 1

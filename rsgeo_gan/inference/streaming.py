@@ -21,8 +21,9 @@ from rsgeo_gan.tiling import Side
 
 __all__ = ["Network", "SceneReader", "Span", "noise_rows", "sample_windows", "spans", "translate"]
 
-CHUNK_PX = 512
-"""Rows read at a time: whole blocks of nearly every file, counted from the scene's first row."""
+CHUNK_PX = 256
+"""Rows read at a time, counted from the scene's first row: whole blocks of most files, half ones of the others, whose
+other half GDAL's cache keeps."""
 
 SAMPLE_PX = 256
 """Side of a sample window of the first pass."""
@@ -219,10 +220,12 @@ def translate(
     """
     height, width = reader.shape
     columns = spans(width, window_px, network.halo_px, network.stride, even=True)
-    with _Rows(reader, network.noise_channels, seed) as rows:
-        for row in spans(height, window_px, network.halo_px, network.stride):
+    strips = spans(height, window_px, network.halo_px, network.stride)
+    most_rows = max(strip.read_stop - strip.read_start for strip in strips)
+    with _Rows(reader, most_rows, network.noise_channels, seed) as rows:
+        for row in strips:
             values, valid, noise = rows.take(row.read_start, row.read_stop)
-            kept = valid[row.kept]
+            kept = valid[row.kept].copy()
             out = np.zeros((channels, row.stop - row.start, width), np.float32)
             for col in columns:
                 if not kept[:, col.start : col.stop].any():
@@ -261,14 +264,19 @@ def noise_rows(row: int, height: int, width: int, channels: int, seed: int) -> n
 
 
 class _Rows:
-    """Rows of a scene in order, each decoded once, the next ones read while others are worked on."""
+    """Rows of a scene in order, each decoded once, the next ones read while others are worked on.
 
-    def __init__(self, reader: SceneReader, noise_channels: int, seed: int) -> None:
+    One buffer holds the rows of a strip and of one chunk; what `take` returns are views that last until
+    the next call.
+    """
+
+    def __init__(self, reader: SceneReader, most_rows: int, noise_channels: int, seed: int) -> None:
         self._reader = reader
         self._noise = noise_channels, seed
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read")
-        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._capacity = min(most_rows + CHUNK_PX, reader.shape[0])
+        self._buffers: list[np.ndarray] = []
         self._first = self._end = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._ahead: Future[tuple[np.ndarray, ...]] | None = self._pool.submit(self._read, 0)
 
     def _read(self, row: int) -> tuple[np.ndarray, ...]:
@@ -279,16 +287,22 @@ class _Rows:
 
     def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return values, validity and noise of rows start to stop; rows before start are forgotten."""
+        height, width = self._reader.shape
+        held = self._end - start
+        for buffer in self._buffers:
+            buffer[:, :held] = buffer[:, start - self._first : self._end - self._first].copy()
+        self._first = start
         while self._ahead is not None and self._end < stop:
             part = self._ahead.result()
-            self._parts.append(part)
-            self._end += part[0].shape[1]
-            height = self._reader.shape[0]
+            if not self._buffers:
+                self._buffers = [np.empty((len(piece), self._capacity, width), piece.dtype) for piece in part]
+            count = part[0].shape[1]
+            for buffer, piece in zip(self._buffers, part, strict=True):
+                buffer[:, self._end - start : self._end - start + count] = piece
+            del part, piece
+            self._end += count
             self._ahead = self._pool.submit(self._read, self._end) if self._end < height else None
-        whole = [np.concatenate(pieces, axis=1) for pieces in zip(*self._parts, strict=True)]
-        values, valid, noise = (piece[:, start - self._first : stop - self._first] for piece in whole)
-        kept = [piece[:, start - self._first :] for piece in whole]
-        self._parts, self._first = [tuple(kept)], start
+        values, valid, noise = (buffer[:, : stop - start] for buffer in self._buffers)
         return values, valid[0], noise
 
     def __enter__(self) -> Self:

@@ -50,7 +50,7 @@ def _untiled(job, translator):
     return reader, translator(torch.from_numpy(values)[None], mask)[0].numpy(), valid
 
 
-@pytest.mark.parametrize(("height", "width"), [(150, 171), (64, 130), (97, 45), (131, 256)])
+@pytest.mark.parametrize(("height", "width"), [(150, 171), (64, 130), (97, 45), (131, 256), (701, 40)])
 @pytest.mark.parametrize("window_px", [32, 100])
 def test_the_scene_equals_the_untiled_pass_to_the_last_pixel(tmp_path, height, width, window_px):
     job = run(tmp_path, height, width)

@@ -80,10 +80,10 @@ def test_float_reflectance_stays_float():
 
 
 def test_noise_depends_on_place_and_seed_only():
-    whole = noise_rows(512, 40, 30, 2, seed=7)
-    assert np.array_equal(noise_rows(512, 20, 30, 2, seed=7), whole[:, :20])
+    whole = noise_rows(256, 40, 30, 2, seed=7)
+    assert np.array_equal(noise_rows(256, 20, 30, 2, seed=7), whole[:, :20])
     assert not np.array_equal(noise_rows(0, 40, 30, 2, seed=7), whole)
-    assert not np.array_equal(noise_rows(512, 40, 30, 2, seed=8), whole)
+    assert not np.array_equal(noise_rows(256, 40, 30, 2, seed=8), whole)
     assert abs(float(whole.mean())) < 0.1
     assert float(whole.std()) == pytest.approx(1, abs=0.05)
 
