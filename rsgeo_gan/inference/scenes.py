@@ -27,7 +27,7 @@ from rsgeo_gan.inference.baseline import untrained
 from rsgeo_gan.inference.checkpoints import TRUSTED
 from rsgeo_gan.inference.encoding import Encoding
 from rsgeo_gan.inference.placement import ordered, place
-from rsgeo_gan.inference.streaming import SceneReader, sample_windows, translate
+from rsgeo_gan.inference.streaming import SceneReader, sample_windows, strips_of, translate
 from rsgeo_gan.inference.translator import Translator
 from rsgeo_gan.manifest import (
     Manifest,
@@ -168,7 +168,10 @@ def _generate(
                 jobs.append((translator, job))
             else:
                 products.add(finished)
-    strips = [-(-job.reader.shape[0] // window_px) for _, job in jobs]
+    strips = [
+        len(strips_of(job.reader, translator, len(translator.target_scaler.bands), window_px))
+        for translator, job in jobs
+    ]
     counter = _Counter(sum(strips), progress)
     for (translator, job), count in zip(jobs, strips, strict=True):
         before = counter.value

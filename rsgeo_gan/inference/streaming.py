@@ -19,11 +19,14 @@ from rsgeo_gan.errors import SourceError
 from rsgeo_gan.sensors import Scaler
 from rsgeo_gan.tiling import Side
 
-__all__ = ["Network", "SceneReader", "Span", "noise_rows", "sample_windows", "spans", "translate"]
+__all__ = ["Network", "SceneReader", "Span", "noise_rows", "sample_windows", "spans", "strips_of", "translate"]
 
 CHUNK_PX = 256
 """Rows read at a time, counted from the scene's first row: whole blocks of most files, half ones of the others, whose
 other half GDAL's cache keeps."""
+
+STRIP_BYTES = 64 << 20
+"""Wanted size of a strip, input and output together."""
 
 SAMPLE_PX = 256
 """Side of a sample window of the first pass."""
@@ -218,9 +221,9 @@ def translate(
         seed: Seed of the noise field.
         done: Called after each strip.
     """
-    height, width = reader.shape
+    width = reader.shape[1]
     columns = spans(width, window_px, network.halo_px, network.stride, even=True)
-    strips = spans(height, window_px, network.halo_px, network.stride)
+    strips = strips_of(reader, network, channels, window_px)
     most_rows = max(strip.read_stop - strip.read_start for strip in strips)
     with _Rows(reader, most_rows, network.noise_channels, seed) as rows:
         for row in strips:
@@ -240,6 +243,22 @@ def translate(
                 out[:, :, col.start : col.stop] = answer[0, :, row.kept, col.kept].numpy()
             write(out, row.start, kept)
             done()
+
+
+def strips_of(reader: SceneReader, network: Network, channels: int, window_px: int) -> list[Span]:
+    """Cut a scene into strips; those of wide scenes are lower, as far as their halos then stay cheap.
+
+    Args:
+        reader: The scene.
+        network: The generator.
+        channels: Bands that it gives.
+        window_px: Greatest height of a strip's core.
+    """
+    height, width = reader.shape
+    row_bytes = 4 * width * (len(reader.scaler.bands) + network.noise_channels + channels)
+    affordable = STRIP_BYTES // row_bytes // CHUNK_PX * CHUNK_PX
+    core_px = min(window_px, max(affordable, CHUNK_PX // 2, 6 * network.halo_px))
+    return spans(height, core_px, network.halo_px, network.stride)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

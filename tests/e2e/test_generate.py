@@ -64,6 +64,19 @@ def test_the_scene_equals_the_untiled_pass_to_the_last_pixel(tmp_path, height, w
     assert np.abs(got - expected)[:, valid].max() < 1e-4
 
 
+def test_strips_of_wide_scenes_are_lower_and_just_as_seamless(tmp_path, monkeypatch):
+    job = run(tmp_path, 300, 60)
+    translator = Translator.load(job.checkpoint, "source_to_target")
+    _, expected, valid = _untiled(job, translator)
+    calls = []
+    monkeypatch.setattr("rsgeo_gan.inference.streaming.STRIP_BYTES", 1)
+    arguments = job.arguments | {"window_px": 512, "progress": lambda *call: calls.append(call)}
+    with rasterio.open(_data(_only(generate(**arguments)))) as product:
+        got = SAR_SCALER.forward(product.read())
+    assert ("generate", 3, 3) in calls
+    assert np.abs(got - expected)[:, valid].max() < 1e-4
+
+
 def test_a_halo_one_stride_too_small_would_show(tmp_path):
     job = run(tmp_path)
     translator = Translator.load(job.checkpoint, "source_to_target")
