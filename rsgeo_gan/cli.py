@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 something in the input or output is wrong and the message 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -340,6 +341,8 @@ def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with an exit code."""
+    # Threads that spin while they wait cost more than they bring as soon as a core is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="rsgeo-gan")
 
 

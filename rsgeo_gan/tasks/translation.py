@@ -26,6 +26,8 @@ _MODEL_RANGE = 2.0
 """Span of the model domain [-1, 1]."""
 _LOOKS_PX = 7
 """Side of the averaging window behind `ssim_multilook`."""
+_EVALUATION_SEED = 0
+"""Noise of validation, test and prediction."""
 _SHOWN = 4
 """Samples drawn for TensorBoard."""
 _NATURAL = (("b04", "red"), ("b03", "green"), ("b02", "blue"))
@@ -176,15 +178,18 @@ class CycleTranslation(AdversarialTask):
                     )
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Translate source to target, shape (B, C, H, W), model domain; noise is left at zero."""
+        """Translate source to target, shape (B, C, H, W), model domain."""
         return self._run(self.generator, image, mask)
 
     def _run(self, network: nn.Module, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Pass the mask to networks that take one, and noise to generators that want it while they learn."""
+        """Pass the mask to networks that take one, and noise to generators that want it: always the same to score."""
         more: dict[str, Any] = {"mask": mask} if self._takes_mask[id(network)] else {}
         channels = int(getattr(network, "noise_channels", 0) or 0)
-        if channels and self.training:
-            more["noise"] = torch.randn(image.shape[0], channels, *image.shape[-2:], device=image.device)
+        if channels:
+            # Without noise the normalisation behind it would see another spread than in training.
+            draw = None if self.training else torch.Generator(image.device).manual_seed(_EVALUATION_SEED)
+            shape = (image.shape[0], channels, *image.shape[-2:])
+            more["noise"] = torch.randn(shape, generator=draw, device=image.device)
         out: Tensor = network(image, **more)
         return out
 
