@@ -9,10 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Two test processes and the programs they start share two cores: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# After a flow has run in this process, Prefect's handler stays on the loggers it was given.
+os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests that start Prefect in this process to the end: its threads draw random numbers and fork badly."""
+    items.sort(key=lambda item: "prefect_server" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
