@@ -123,20 +123,15 @@ class UpBlock(nn.Module):
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        noise_channels: Channels of an optional noise image added, through its own convolution, before
-            the normalisation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, noise_channels: int = 0) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=2, output_padding=1, bias=False)
         self.blur = Blur(gain=4.0)
-        self.noise = nn.Conv2d(noise_channels, out_channels, 3, bias=False) if noise_channels else None
         self.norm = SceneNorm(out_channels)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Apply the block, (B, C, H, W) to (B, C', 2H, 2W); `mask` and `noise` are at the fine resolution."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Apply the block, (B, C, H, W) to (B, C', 2H, 2W); `mask` is at the fine resolution."""
         x = self.blur(self.conv(pad_edges(x, 1, 1, 1, 1)))
-        if self.noise is not None and noise is not None:
-            x = x + self.noise(pad_edges(noise, 1, 1, 1, 1))
         return F.relu(self.norm(x, mask), inplace=True)

@@ -123,8 +123,8 @@ class ResNetGenerator(nn.Module):
         width: Channels after the stem.
         blocks: Number of residual blocks at stride 4.
         antialias: Blur before each stride. The ups interpolate linearly in either case.
-        noise_channels: Channels of noise that enter at full resolution in the last up stage. The encoder
-            never sees them.
+        noise_channels: Channels of noise added to the output before the tanh, through a 3 x 3 convolution of
+            their own: in dB, speckle is additive and alike everywhere. The rest of the network never sees them.
     """
 
     taps = (*_STAGES, "blocks")
@@ -146,8 +146,9 @@ class ResNetGenerator(nn.Module):
         self.encoder = ResNetEncoder(in_channels, width, antialias=antialias)
         self.blocks = nn.ModuleList(ResidualBlock(4 * width) for _ in range(blocks))
         self.up1 = UpBlock(4 * width, 2 * width)
-        self.up2 = UpBlock(2 * width, width, noise_channels)
+        self.up2 = UpBlock(2 * width, width)
         self.head = nn.Conv2d(width, out_channels, 7)
+        self.noise = nn.Conv2d(noise_channels, out_channels, 3, bias=False) if noise_channels else None
         init_normal(self)
 
     @property
@@ -216,14 +217,14 @@ class ResNetGenerator(nn.Module):
         if mask is not None:
             mask = mask.to(features.dtype)
             mask = pad_edges(mask, 0, right, 0, bottom) if right or bottom else mask
-        drawn = self._noise(noise, features, h, w)
-        if drawn is not None and (right or bottom):
-            drawn = pad_edges(drawn, 0, right, 0, bottom)
         full, half, _ = _levels(mask)
-        y = self.up2(self.up1(features, half), full, drawn)
-        y = self.head(pad_edges(y, 3, 3, 3, 3))
+        y = self.up2(self.up1(features, half), full)
+        y = self.head(pad_edges(y, 3, 3, 3, 3))[..., :h, :w]
+        drawn = self._noise(noise, features, h, w)
+        if self.noise is not None and drawn is not None:
+            y = y + self.noise(pad_edges(drawn, 1, 1, 1, 1))
         # bfloat16 cannot tell values apart near the ends of tanh.
-        return torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32)))[..., :h, :w]
+        return torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32)))
 
     def encode(self, x: Tensor, stages: int = 3, mask: Tensor | None = None, antialias: bool | None = None) -> Tensor:
         """Return the features after the first `stages` (1 to 3) encoding stages; see `ResNetEncoder`."""
