@@ -123,8 +123,8 @@ class ResNetGenerator(nn.Module):
         width: Channels after the stem.
         blocks: Number of residual blocks at stride 4.
         antialias: Blur before each stride. The ups interpolate linearly in either case.
-        noise_channels: Channels of noise added to the output before the tanh, through a 3 x 3 convolution of
-            their own: in dB, speckle is additive and alike everywhere. The rest of the network never sees them.
+        noise_channels: Channels of noise, added to the finished image through a 3 x 3 convolution of their own, see
+            `speckled`. The rest of the network never sees them.
     """
 
     taps = (*_STAGES, "blocks")
@@ -220,11 +220,26 @@ class ResNetGenerator(nn.Module):
         full, half, _ = _levels(mask)
         y = self.up2(self.up1(features, half), full)
         y = self.head(pad_edges(y, 3, 3, 3, 3))[..., :h, :w]
-        drawn = self._noise(noise, features, h, w)
-        if self.noise is not None and drawn is not None:
-            y = y + self.noise(pad_edges(drawn, 1, 1, 1, 1))
         # bfloat16 cannot tell values apart near the ends of tanh.
-        return torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32)))
+        return self.speckled(torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32))), noise)
+
+    def speckled(self, image: Tensor, noise: Tensor | torch.Generator | None) -> Tensor:
+        """Add noise to an image made without, as speckle is in dB: additive, alike everywhere, correlated over 3 px.
+
+        Args:
+            image: What the network made, shape (B, C', H, W).
+            noise: As in `forward`; the image comes back unchanged when it is None.
+
+        Returns:
+            Shape (B, C', H, W), in [-1, 1].
+
+        Raises:
+            ValueError: If the noise's shape is wrong.
+        """
+        drawn = self._noise(noise, image)
+        if self.noise is None or drawn is None:
+            return image
+        return (image + self.noise(pad_edges(drawn, 1, 1, 1, 1))).clamp(-1, 1)
 
     def encode(self, x: Tensor, stages: int = 3, mask: Tensor | None = None, antialias: bool | None = None) -> Tensor:
         """Return the features after the first `stages` (1 to 3) encoding stages; see `ResNetEncoder`."""
@@ -232,10 +247,10 @@ class ResNetGenerator(nn.Module):
         found: dict[str, Tensor] = self.encoder(x, (name,), mask, antialias=antialias)
         return found[name]
 
-    def _noise(self, noise: Tensor | torch.Generator | None, like: Tensor, h: int, w: int) -> Tensor | None:
+    def _noise(self, noise: Tensor | torch.Generator | None, like: Tensor) -> Tensor | None:
         if noise is None or not self.noise_channels:
             return None
-        shape = (like.shape[0], self.noise_channels, h, w)
+        shape = (like.shape[0], self.noise_channels, *like.shape[-2:])
         if isinstance(noise, torch.Generator):
             return torch.randn(shape, generator=noise, device=noise.device).to(like.device, like.dtype)
         if tuple(noise.shape) != shape:

@@ -178,19 +178,22 @@ class CycleTranslation(AdversarialTask):
                     )
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Translate source to target, shape (B, C, H, W), model domain."""
-        return self._run(self.generator, image, mask)
+        """Translate source to target, shape (B, C, H, W), model domain, with its speckle."""
+        return self._speckled(self.generator, self._run(self.generator, image, mask))
 
     def _run(self, network: nn.Module, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Pass the mask to networks that take one, and noise to generators that want it: always the same to score."""
-        more: dict[str, Any] = {"mask": mask} if self._takes_mask[id(network)] else {}
+        """Pass the mask to networks that take one."""
+        out: Tensor = network(image, mask=mask) if self._takes_mask[id(network)] else network(image)
+        return out
+
+    def _speckled(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Add the noise of generators that have some: fresh while they learn, always the same to score."""
         channels = int(getattr(network, "noise_channels", 0) or 0)
-        if channels:
-            # Without noise the normalisation behind it would see another spread than in training.
-            draw = None if self.training else torch.Generator(image.device).manual_seed(_EVALUATION_SEED)
-            shape = (image.shape[0], channels, *image.shape[-2:])
-            more["noise"] = torch.randn(shape, generator=draw, device=image.device)
-        out: Tensor = network(image, **more)
+        if not channels:
+            return image
+        draw = None if self.training else torch.Generator(image.device).manual_seed(_EVALUATION_SEED)
+        shape = (image.shape[0], channels, *image.shape[-2:])
+        out: Tensor = network.speckled(image, torch.randn(shape, generator=draw, device=image.device))  # type: ignore[operator]
         return out
 
     def _joined(self, network: nn.Module, images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
@@ -201,7 +204,11 @@ class CycleTranslation(AdversarialTask):
         return list(torch.split(out, [len(image) for image in images]))
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add both translations, both cycles and the masks; four generator passes."""
+        """Add both translations, both cycles and the masks; four generator passes.
+
+        Translations come twice: `clean_*` without speckle, for the terms that compare pixels or features, which
+        would only learn to suppress it, and `fake_*` with speckle, which the discriminators and the scores see.
+        """
         source, target = batch["image"], batch["image_target"]
         if source.shape[-2:] != target.shape[-2:]:
             raise ValueError(
@@ -210,21 +217,23 @@ class CycleTranslation(AdversarialTask):
             )
         mask_source, mask_target = batch["mask_valid"], batch["mask_valid_target"]
         identity = self.weights["identity"] > 0
-        fake_source = self._run(self.generator_back, target, _holes(mask_target)) * mask_target
+        clean_source = self._run(self.generator_back, target, _holes(mask_target)) * mask_target
         forth = self._joined(
             self.generator,
-            [source, fake_source, *([target] if identity else [])],
+            [source, clean_source, *([target] if identity else [])],
             [mask_source, mask_target, *([mask_target] if identity else [])],
         )
-        fake_target = forth[0] * mask_source
+        clean_target = forth[0] * mask_source
         back = self._joined(
             self.generator_back,
-            [fake_target, *([source] if identity else [])],
+            [clean_target, *([source] if identity else [])],
             [mask_source, *([mask_source] if identity else [])],
         )
         batch |= {
-            "fake_source": fake_source,
-            "fake_target": fake_target,
+            "clean_source": clean_source,
+            "clean_target": clean_target,
+            "fake_source": self._speckled(self.generator_back, clean_source) * mask_target,
+            "fake_target": self._speckled(self.generator, clean_target) * mask_source,
             "cycle_target": forth[1],
             "cycle_source": back[0],
             "mask_both": mask_source * mask_target,
@@ -274,8 +283,8 @@ class CycleTranslation(AdversarialTask):
             found: Terms = self.correspondence(
                 source,
                 target,
-                batch["fake_source"],
-                batch["fake_target"],
+                batch["clean_source"],
+                batch["clean_target"],
                 mask_source,
                 mask_target,
                 batch.get("confidence"),
