@@ -175,3 +175,13 @@ def test_bfloat16_autocast_stays_close_and_returns_float32() -> None:
         y = generator(x)
     assert y.dtype == torch.float32
     assert (y - generator(x)).abs().mean() < 0.02
+
+
+def test_speckle_is_added_to_the_finished_image_and_alike_everywhere() -> None:
+    torch.manual_seed(0)
+    generator = ResNetGenerator(1, 2, width=4, blocks=1, noise_channels=2).eval()
+    noise = torch.randn(1, 2, 40, 44)
+    one, other = torch.rand(1, 1, 40, 44) * 0.2, torch.rand(1, 1, 40, 44) * 0.2 - 0.2
+    added = [generator(image, noise=noise) - generator(image) for image in (one, other)]
+    torch.testing.assert_close(added[0], added[1], atol=1e-6, rtol=0)
+    assert added[0].std() > 0.01

@@ -221,3 +221,30 @@ def test_a_task_made_in_python_keeps_its_arguments(tmp_path: Path) -> None:
     made = task(weights={"cycle": 7.0})
     assert made.hparams["weights"] == {"cycle": 7.0}
     assert made.weights == {"adversarial": 1.0, "cycle": 7.0, "pair": 1.0, "identity": 0.0}
+
+
+def with_noise() -> CycleTranslation:
+    made = task()
+    made.generator = ResNetGenerator(3, 2, width=4, blocks=1, noise_channels=2)
+    made._takes_mask[id(made.generator)] = True
+    made.correspondence.attach(made.generator, made.generator_back)
+    return made
+
+
+def test_only_the_discriminators_see_speckle() -> None:
+    made = with_noise()
+    terms = made.generator_terms(made.prepare(batch()))
+    kernel = made.generator.noise.weight
+    for name, term in terms.items():
+        (gradient,) = torch.autograd.grad(term, kernel, retain_graph=True, allow_unused=True)
+        assert (gradient is not None) == (name == "adversarial"), name
+
+
+def test_speckle_is_drawn_anew_to_learn_and_is_always_the_same_to_score() -> None:
+    made, image = with_noise(), batch()["image"]
+    assert not torch.equal(made(image), made(image))
+    made.eval()
+    assert torch.equal(made(image), made(image))
+    clean = made.generator(image)
+    spread = (made(image) - clean).std()
+    assert 0.01 < spread < 0.5
