@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -323,20 +324,25 @@ def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
         console.width = _PLAIN_WIDTH
     root = job.root
     products = sorted((root / "products").rglob("*.tif"))
-    rows = headline(job)
-    if rows:
-        table = Table(title="Scores of the generated rasters", title_justify="left", box=box.SIMPLE_HEAD)
-        first, *others = rows[0]
-        table.add_column(first, no_wrap=True)
-        for column in others:
-            table.add_column(column, justify="right")
-        for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
-        console.print(table)
+    for direction, rows in groupby(headline(job), key=lambda row: str(next(iter(row.values()))).rpartition(": ")[0]):
+        console.print(_scores(direction, list(rows)))
     if nothing_new(list(outcomes)):
         console.print("Nothing new: everything was done already.", highlight=False)
     console.print(f"{len(products)} products in {root / 'products'}", highlight=False, soft_wrap=True)
     console.print(f"Report: {root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def _scores(direction: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Set the scores of one direction in a table; the first entry of a row is `direction: kind`."""
+    table = Table(title=f"Scores, {direction}", title_justify="left", box=box.SIMPLE_HEAD)
+    first, *others = rows[0]
+    table.add_column(first, no_wrap=True)
+    for column in others:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        label, *values = (str(value) for value in row.values())
+        table.add_row(label.rpartition(": ")[2], *values)
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

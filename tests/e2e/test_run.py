@@ -50,7 +50,7 @@ def test_a_product_lies_exactly_on_its_source_scene(toy_run: Path) -> None:
 
 def test_a_run_ends_with_a_table_of_scores_and_the_way_to_the_report(toy_run: Path) -> None:
     screen = (toy_run.parent / "screen.txt").read_text()
-    assert "Scores of the generated rasters" in screen
+    assert "Scores, sentinel2-l2a → sentinel1-rtc" in screen
     assert screen.splitlines()[-1] == f"Report: {toy_run / 'report' / 'index.html'}"
 
 
