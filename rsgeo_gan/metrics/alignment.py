@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -130,8 +131,9 @@ class _ShiftTolerant(Metric):
         self.add_state("count", torch.tensor(0, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("shift_total", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
+    @abstractmethod
     def _score(self, pred: Tensor, target: Tensor, mask: Tensor | None) -> ShiftScore:
-        raise NotImplementedError
+        """Score every sample of a batch."""
 
     def update(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
         """Add a batch; see the function of the same name for shapes."""
