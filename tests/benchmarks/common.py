@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -122,7 +123,13 @@ def isolated(script: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
+    """Largest resident memory of this process so far, MiB.
+
+    Linux tells it per address space; `ru_maxrss` would begin with that of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
