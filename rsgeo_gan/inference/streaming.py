@@ -21,9 +21,9 @@ from rsgeo_gan.tiling import Side
 
 __all__ = ["Network", "SceneReader", "Span", "noise_rows", "sample_windows", "spans", "strips_of", "translate"]
 
-CHUNK_PX = 256
-"""Rows read at a time, counted from the scene's first row: whole blocks of most files, half ones of the others, whose
-other half GDAL's cache keeps."""
+CHUNK_PX = 128
+"""Rows read at a time, counted from the scene's first row: a part of a block in most files, whose other rows GDAL's
+cache keeps. Lower chunks cost decoding, higher ones memory with the width."""
 
 STRIP_BYTES = 64 << 20
 """Wanted size of a strip, input and output together."""
@@ -257,7 +257,7 @@ def strips_of(reader: SceneReader, network: Network, channels: int, window_px: i
     height, width = reader.shape
     row_bytes = 4 * width * (len(reader.scaler.bands) + network.noise_channels + channels)
     affordable = STRIP_BYTES // row_bytes // CHUNK_PX * CHUNK_PX
-    core_px = min(window_px, max(affordable, CHUNK_PX // 2, 6 * network.halo_px))
+    core_px = min(window_px, max(affordable, CHUNK_PX, 6 * network.halo_px))
     return spans(height, core_px, network.halo_px, network.stride)
 
 
