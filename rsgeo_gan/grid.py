@@ -1,4 +1,4 @@
-"""Where things lie: the regular grid of a study area, and how far two scenes are apart.
+"""Where things lie: the regular grid of a study area.
 
 Place is always an odc-geo `GeoBox` (shape, affine and CRS as one float64 value). Pixel positions here
 are counted at pixel centres: column 0, row 0 is the centre of the upper-left pixel.
@@ -7,7 +7,7 @@ are counted at pixel centres: column 0, row 0 is the centre of the upper-left pi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -16,11 +16,10 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from odc.geo.gridspec import GridSpec
 from odc.geo.types import xy_
-from pyproj import Transformer
 
 from rsgeo_gan.errors import GridError
 
-__all__ = ["Displacement", "Grid", "box_from_dict", "box_to_dict", "crs_code", "crs_of", "same_lattice", "transformed"]
+__all__ = ["Grid", "box_from_dict", "box_to_dict", "crs_code", "crs_of", "same_lattice", "transformed"]
 
 LATTICE_TOLERANCE_PX = 1e-4
 """Two grids whose pixel corners differ by less than this are one lattice: no resampling between them."""
@@ -153,152 +152,3 @@ class Grid:
     def from_dict(cls, data: dict[str, Any]) -> Grid:
         """Rebuild the grid that `to_dict` described."""
         return cls(data["crs"], float(data["gsd"]), int(data["tile_px"]), tuple(data["origin"]))
-
-
-@dataclass(frozen=True)
-class Displacement:
-    """Where the content of a moving raster lies relative to a reference raster.
-
-    The content that the reference shows at pixel p lies, by the moving raster's own georeferencing, at
-    p + d(p): `+x` right, `+y` down, in pixels of the reference. With u, v the column and row counted from
-    the centre of the reference grid,
-
-        dx = a + b·u + c·v,    dy = d + e·u + f·v.
-
-    Attributes:
-        geobox: The reference grid; its pixels are the unit.
-        model: How much freedom the tie points supported; "none" leaves the geometry alone.
-        matrix: (a, b, c, d, e, f); a and d are the mean displacement over the grid.
-        sigma_px: Stated standard error, reference pixels; infinite when nothing could be measured.
-        confidence: Probability-like trust in the displacement, 0 to 1.
-        reliable: Whether the displacement may be applied.
-        n_tie_points: Tie points that support it.
-        reason: Why it is not reliable, or a remark; empty when all is well.
-    """
-
-    geobox: GeoBox
-    model: Literal["none", "shift", "affine"] = "none"
-    matrix: tuple[float, float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    sigma_px: float = float("inf")
-    confidence: float = 0.0
-    reliable: bool = False
-    n_tie_points: int = 0
-    reason: str = ""
-
-    @classmethod
-    def none(
-        cls, geobox: GeoBox, *, reason: str, reliable: bool = False, sigma_px: float = float("inf")
-    ) -> Displacement:
-        """State that nothing is moved, and why."""
-        return cls(geobox, sigma_px=sigma_px, reliable=reliable, reason=reason)
-
-    @property
-    def dx_px(self) -> float:
-        """Mean displacement to the right, reference pixels."""
-        return self.matrix[0]
-
-    @property
-    def dy_px(self) -> float:
-        """Mean displacement downwards, reference pixels."""
-        return self.matrix[3]
-
-    @property
-    def _affine(self) -> Affine:
-        """Reference pixel coordinates (corner based) of content → where the moving raster holds it."""
-        a, b, c, d, e, f = self.matrix
-        height, width = self.geobox.shape
-        about = Affine.translation(width / 2, height / 2)
-        moved: Affine = about * Affine(1 + b, c, a, e, 1 + f, d) * ~about
-        return moved
-
-    def at(self, col: Any, row: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate the displacement.
-
-        Args:
-            col: Reference columns at pixel centres, any shape.
-            row: Reference rows, same shape.
-
-        Returns:
-            dx and dy in reference pixels, float64, same shape.
-        """
-        a, b, c, d, e, f = self.matrix
-        height, width = self.geobox.shape
-        u = np.asarray(col, dtype=np.float64) - (width - 1) / 2
-        v = np.asarray(row, dtype=np.float64) - (height - 1) / 2
-        return a + b * u + c * v, d + e * u + f * v
-
-    def apply(self, box: GeoBox) -> GeoBox:
-        """Say where the moving raster must be sampled so that its content fills `box` aligned.
-
-        Reading the moving raster on the returned box, and labelling the pixels with `box`, applies the
-        displacement and any reprojection in one resampling.
-
-        Args:
-            box: Where aligned content is wanted, in any CRS.
-
-        Returns:
-            A box of the same shape; exact when `box` is in the reference's CRS, else the best affine
-            over the box.
-        """
-        if self.model == "none":
-            return box
-        if box.crs == self.geobox.crs:
-            to_reference = ~self.geobox.affine * box.affine
-            return GeoBox(box.shape, self.geobox.affine * self._affine * to_reference, box.crs)
-        height, width = box.shape
-        col, row = (part.ravel() for part in np.meshgrid(np.linspace(0, width, 5), np.linspace(0, height, 5)))
-        there = Transformer.from_crs(crs_of(box).proj, crs_of(self.geobox).proj, always_xy=True)
-        moved = self.geobox.affine * self._affine * ~self.geobox.affine
-        x, y = there.transform(*transformed(box.affine, col, row))
-        x, y = there.transform(*transformed(moved, x, y), direction="INVERSE")
-        moved_col, moved_row = transformed(~box.affine, x, y)
-        design = np.stack([col, row, np.ones_like(col)], axis=1)
-        (a, b, c), (d, e, f) = np.linalg.lstsq(design, np.stack([moved_col, moved_row], axis=1), rcond=None)[0].T
-        return box * Affine(a, b, c, d, e, f)
-
-    def inverse(self) -> Displacement:
-        """Return the displacement of the reference relative to the moving content, on the same grid."""
-        height, width = self.geobox.shape
-        about = Affine.translation(width / 2, height / 2)
-        back = ~about * ~self._affine * about
-        matrix = (back.c, back.a - 1, back.b, back.f, back.d, back.e - 1)
-        return Displacement(
-            self.geobox,
-            self.model,
-            matrix,
-            self.sigma_px,
-            self.confidence,
-            self.reliable,
-            self.n_tie_points,
-            self.reason,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Describe the displacement in plain JSON types (an infinite sigma becomes null)."""
-        return {
-            "geobox": box_to_dict(self.geobox),
-            "model": self.model,
-            "matrix": [float(value) for value in self.matrix],
-            "dx_px": float(self.dx_px),
-            "dy_px": float(self.dy_px),
-            "sigma_px": float(self.sigma_px) if np.isfinite(self.sigma_px) else None,
-            "confidence": float(self.confidence),
-            "reliable": bool(self.reliable),
-            "n_tie_points": int(self.n_tie_points),
-            "reason": self.reason,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Displacement:
-        """Rebuild the displacement that `to_dict` described."""
-        sigma = data["sigma_px"]
-        return cls(
-            box_from_dict(data["geobox"]),
-            data["model"],
-            tuple(data["matrix"]),
-            float("inf") if sigma is None else float(sigma),
-            float(data["confidence"]),
-            bool(data["reliable"]),
-            int(data["n_tie_points"]),
-            data["reason"],
-        )

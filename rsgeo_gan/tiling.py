@@ -27,8 +27,9 @@ from odc.geo.geom import Geometry
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import GridSettings, Tiling
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError, SourceError
-from rsgeo_gan.grid import Displacement, Grid, crs_code, crs_of
+from rsgeo_gan.grid import Grid, crs_code, crs_of
 from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, make_item, safe_name, write_json
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.sensors import Sensor, get_sensor

@@ -12,7 +12,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
-from rsgeo_gan.grid import Displacement, Grid, box_to_dict
+from rsgeo_gan.displacement import Displacement
+from rsgeo_gan.grid import Grid, box_to_dict
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.models import ResNetGenerator
 from rsgeo_gan.sensors import Scaler

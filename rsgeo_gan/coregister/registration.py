@@ -17,8 +17,8 @@ from rsgeo_gan.coregister.features import METHODS
 from rsgeo_gan.coregister.fit import Kind, TiePoints
 from rsgeo_gan.coregister.measure import Measurement, measure, search_radius
 from rsgeo_gan.coregister.views import RIM_PX, Lattice, View, blocks, common_lattice, default_bands
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CoregistrationError
-from rsgeo_gan.grid import Displacement
 from rsgeo_gan.sensors import Sensor
 
 __all__ = ["Registration", "register", "survey"]

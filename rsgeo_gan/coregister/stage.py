@@ -21,8 +21,9 @@ from rsgeo_gan.coregister.features import METHODS
 from rsgeo_gan.coregister.pairing import STAGE, Candidate, Scene, choose_pairs
 from rsgeo_gan.coregister.registration import Registration, survey
 from rsgeo_gan.coregister.views import View, default_bands
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CoregistrationError, GridError, ProductError, SourceError
-from rsgeo_gan.grid import Displacement, box_to_dict
+from rsgeo_gan.grid import box_to_dict
 from rsgeo_gan.manifest import Manifest, asset_path, check_share, make_item, safe_name
 from rsgeo_gan.progress import Progress, silent, track
 

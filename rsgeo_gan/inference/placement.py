@@ -10,8 +10,9 @@ from typing import Literal
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CheckpointError
-from rsgeo_gan.grid import Displacement, Grid, crs_of
+from rsgeo_gan.grid import Grid, crs_of
 from rsgeo_gan.manifest import Manifest
 from rsgeo_gan.tiling import Side
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from odc.geo.geobox import GeoBox
 
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import ProductError
-from rsgeo_gan.grid import Displacement
 from rsgeo_gan.manifest import Manifest, item_box
 from rsgeo_gan.report.places import outline
 from rsgeo_gan.report.scoring import GENERATED, Scored

@@ -8,7 +8,7 @@ from typing import Any
 
 import pystac
 
-from rsgeo_gan.grid import Displacement
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.manifest import Dropped, Manifest
 from rsgeo_gan.report.measures import MEASURES
 from rsgeo_gan.report.scoring import GENERATED

@@ -38,7 +38,8 @@ def scenes(here: Path, size: int) -> tuple[Path, Path]:
 def prepare(here: Path, eo: Path, sar: Path, size: int) -> Path:
     """Cut the pair into tiles as the tile stage does."""
     from rsgeo_gan.catalog import Tiling
-    from rsgeo_gan.grid import Displacement, Grid
+    from rsgeo_gan.displacement import Displacement
+    from rsgeo_gan.grid import Grid
     from rsgeo_gan.manifest import Manifest, make_item
     from rsgeo_gan.raster import inspect
     from rsgeo_gan.tiling import tile

@@ -14,8 +14,9 @@ import torch
 from rio_cogeo.cogeo import cog_validate
 
 from rsgeo_gan import raster
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CheckpointError, ProductError, SourceError
-from rsgeo_gan.grid import Displacement, Grid
+from rsgeo_gan.grid import Grid
 from rsgeo_gan.inference import Translator, generate, untrained
 from rsgeo_gan.inference.streaming import SceneReader, sample_windows, translate
 from rsgeo_gan.manifest import Manifest, make_item

@@ -13,7 +13,8 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import box as rectangle
 
 from rsgeo_gan import raster
-from rsgeo_gan.grid import Displacement, Grid, box_from_dict, box_to_dict, same_lattice
+from rsgeo_gan.displacement import Displacement
+from rsgeo_gan.grid import Grid, box_from_dict, box_to_dict, same_lattice
 
 EASTING, NORTHING = st.floats(2e5, 8e5), st.floats(0, 9.3e6)
 PIXEL = st.floats(0.3, 300)

@@ -26,8 +26,8 @@ from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.coregister import METHODS, register, views
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CoregistrationError, GridError, SourceError
-from rsgeo_gan.grid import Displacement
 
 
 @pytest.fixture(scope="module")

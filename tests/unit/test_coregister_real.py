@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rsgeo_gan.coregister import register, views
-from rsgeo_gan.grid import Displacement
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.sensors import SENSORS, Sensor
 
 ONE_BAND = Sensor.generic("sentinel2-red", modality="optical", unit="dn", bands=["B04"], scale=1e-4)

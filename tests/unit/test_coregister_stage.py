@@ -18,8 +18,8 @@ from odc.geo.geobox import GeoBox
 from rsgeo_gan.catalog import Pairing
 from rsgeo_gan.coregister import coregister, stage
 from rsgeo_gan.coregister.pairing import choose_pairs
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CoregistrationError, ProductError, SourceError
-from rsgeo_gan.grid import Displacement
 from rsgeo_gan.manifest import Manifest, make_item
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)

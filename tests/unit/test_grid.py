@@ -5,8 +5,9 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError
-from rsgeo_gan.grid import Displacement, Grid, box_from_dict, box_to_dict, same_lattice
+from rsgeo_gan.grid import Grid, box_from_dict, box_to_dict, same_lattice
 
 BOX = GeoBox((60, 100), Affine(10, 0, 600000, 0, -10, 5300040), "EPSG:32632")
 MOVED = Displacement(BOX, "affine", (2.3, 1e-3, -5e-4, -1.6, 2e-4, 1e-3), 0.2, 0.9, True, 40, "")

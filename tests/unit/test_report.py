@@ -15,8 +15,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import SourceError
-from rsgeo_gan.grid import Displacement
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.report import headline, report
 from rsgeo_gan.report.scoring import score

@@ -10,8 +10,9 @@ from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import GridSettings, Tiling
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError, SourceError
-from rsgeo_gan.grid import Displacement, Grid
+from rsgeo_gan.grid import Grid
 from rsgeo_gan.manifest import Manifest, asset_path, item_box, make_item
 from rsgeo_gan.tiling import resolve_grid, side_of, sides_of_pair, tile
 

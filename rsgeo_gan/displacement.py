@@ -1,0 +1,255 @@
+"""How far two scenes are apart: where the content of one raster lies relative to another.
+
+Pixel positions are counted at pixel centres: column 0, row 0 is the centre of the upper-left pixel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from affine import Affine
+from numpy.typing import ArrayLike, NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from scipy import ndimage
+
+from rsgeo_gan.errors import GridError
+from rsgeo_gan.grid import box_from_dict, box_to_dict, crs_of, transformed
+
+__all__ = ["Displacement", "Field"]
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A smooth displacement given at the nodes of a coarse lattice over the reference grid.
+
+    Between nodes it is a cubic spline through them, beyond the outermost ones it stays as it is there.
+
+    Attributes:
+        box: The lattice: its pixel centres are the nodes. It has the reference's CRS and axes, coarser pixels,
+            and covers the reference grid.
+        values: dx, dy at the nodes in pixels of the reference, shape (2, R, C), float32; the whole
+            displacement, not what an affine part leaves.
+        sigma_px: Expected error at the nodes, reference pixels, shape (R, C).
+        confidence: Probability-like trust at the nodes, 0 to 1, shape (R, C).
+    """
+
+    box: GeoBox
+    values: Values
+    sigma_px: Values
+    confidence: Values
+
+    def at(self, geobox: GeoBox, col: ArrayLike, row: ArrayLike) -> NDArray[np.float64]:
+        """Evaluate the displacement at pixels of the reference grid.
+
+        Args:
+            geobox: The reference grid.
+            col: Columns at pixel centres, any shape.
+            row: Rows, same shape.
+
+        Returns:
+            dx and dy, shape (2, ...), float64.
+        """
+        places = self._places(geobox, col, row)
+        found = [ndimage.map_coordinates(v, places, np.float64, order=3, mode="nearest") for v in self.values]
+        return np.stack(found)
+
+    def quality(self, geobox: GeoBox, col: ArrayLike, row: ArrayLike) -> NDArray[np.float64]:
+        """Evaluate expected error and confidence, linear between nodes; arguments as `at`.
+
+        Returns:
+            sigma_px and confidence, shape (2, ...), float64.
+        """
+        places = self._places(geobox, col, row)
+        parts = (self.sigma_px, self.confidence)
+        return np.stack([ndimage.map_coordinates(v, places, np.float64, order=1, mode="nearest") for v in parts])
+
+    def _places(self, geobox: GeoBox, col: ArrayLike, row: ArrayLike) -> NDArray[np.float64]:
+        """Node rows and columns of reference pixels."""
+        to_node = ~self.box.affine * geobox.affine
+        x, y = transformed(to_node, np.asarray(col, np.float64) + 0.5, np.asarray(row, np.float64) + 0.5)
+        return np.stack([y - 0.5, x - 0.5])
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the nodes and their values."""
+        parts = (self.values, self.sigma_px, self.confidence)
+        known = hashlib.sha256(repr(box_to_dict(self.box)).encode())
+        for part in parts:
+            known.update(np.ascontiguousarray(part, np.float32).tobytes())
+        return known.hexdigest()
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Where the content of a moving raster lies relative to a reference raster.
+
+    The content that the reference shows at pixel p lies, by the moving raster's own georeferencing, at
+    p + d(p): `+x` right, `+y` down, in pixels of the reference. With u, v the column and row counted from
+    the centre of the reference grid,
+
+        dx = a + b·u + c·v,    dy = d + e·u + f·v,
+
+    unless there is a field, which then says it all; the matrix is its best affine likeness.
+
+    Attributes:
+        geobox: The reference grid; its pixels are the unit.
+        model: How much freedom the tie points supported; "none" leaves the geometry alone.
+        matrix: (a, b, c, d, e, f); a and d are the mean displacement over the grid.
+        sigma_px: Stated standard error, reference pixels; infinite when nothing could be measured.
+        confidence: Probability-like trust in the displacement, 0 to 1.
+        reliable: Whether the displacement may be applied.
+        n_tie_points: Tie points that support it.
+        reason: Why it is not reliable, or a remark; empty when all is well.
+        field: The smooth displacement, when the model is "field".
+    """
+
+    geobox: GeoBox
+    model: Literal["none", "shift", "affine", "field"] = "none"
+    matrix: tuple[float, float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    sigma_px: float = float("inf")
+    confidence: float = 0.0
+    reliable: bool = False
+    n_tie_points: int = 0
+    reason: str = ""
+    field: Field | None = None
+
+    def __post_init__(self) -> None:
+        if (self.model == "field") != (self.field is not None):
+            raise GridError(
+                f'A displacement of model "{self.model}" {"lacks its" if self.field is None else "has a"} field: '
+                "expected a field with the model field, and only then. Read it with `manifest.displacement_of`."
+            )
+
+    @classmethod
+    def none(
+        cls, geobox: GeoBox, *, reason: str, reliable: bool = False, sigma_px: float = float("inf")
+    ) -> Displacement:
+        """State that nothing is moved, and why."""
+        return cls(geobox, sigma_px=sigma_px, reliable=reliable, reason=reason)
+
+    @property
+    def dx_px(self) -> float:
+        """Mean displacement to the right, reference pixels."""
+        return self.matrix[0]
+
+    @property
+    def dy_px(self) -> float:
+        """Mean displacement downwards, reference pixels."""
+        return self.matrix[3]
+
+    @property
+    def _affine(self) -> Affine:
+        """Reference pixel coordinates (corner based) of content → where the moving raster holds it."""
+        a, b, c, d, e, f = self.matrix
+        height, width = self.geobox.shape
+        about = Affine.translation(width / 2, height / 2)
+        moved: Affine = about * Affine(1 + b, c, a, e, 1 + f, d) * ~about
+        return moved
+
+    def at(self, col: Any, row: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluate the displacement.
+
+        Args:
+            col: Reference columns at pixel centres, any shape.
+            row: Reference rows, same shape.
+
+        Returns:
+            dx and dy in reference pixels, float64, same shape.
+        """
+        if self.field is not None:
+            dx, dy = self.field.at(self.geobox, col, row)
+            return dx, dy
+        a, b, c, d, e, f = self.matrix
+        height, width = self.geobox.shape
+        u = np.asarray(col, dtype=np.float64) - (width - 1) / 2
+        v = np.asarray(row, dtype=np.float64) - (height - 1) / 2
+        return a + b * u + c * v, d + e * u + f * v
+
+    def apply(self, box: GeoBox) -> GeoBox:
+        """Say where the moving raster must be sampled so that its content fills `box` aligned.
+
+        Reading the moving raster on the returned box, and labelling the pixels with `box`, applies the
+        displacement and any reprojection in one resampling.
+
+        Args:
+            box: Where aligned content is wanted, in any CRS.
+
+        Returns:
+            A box of the same shape; exact when `box` is in the reference's CRS, else the best affine
+            over the box.
+        """
+        if self.model == "none":
+            return box
+        if box.crs == self.geobox.crs:
+            to_reference = ~self.geobox.affine * box.affine
+            return GeoBox(box.shape, self.geobox.affine * self._affine * to_reference, box.crs)
+        height, width = box.shape
+        col, row = (part.ravel() for part in np.meshgrid(np.linspace(0, width, 5), np.linspace(0, height, 5)))
+        there = Transformer.from_crs(crs_of(box).proj, crs_of(self.geobox).proj, always_xy=True)
+        moved = self.geobox.affine * self._affine * ~self.geobox.affine
+        x, y = there.transform(*transformed(box.affine, col, row))
+        x, y = there.transform(*transformed(moved, x, y), direction="INVERSE")
+        moved_col, moved_row = transformed(~box.affine, x, y)
+        design = np.stack([col, row, np.ones_like(col)], axis=1)
+        (a, b, c), (d, e, f) = np.linalg.lstsq(design, np.stack([moved_col, moved_row], axis=1), rcond=None)[0].T
+        return box * Affine(a, b, c, d, e, f)
+
+    def inverse(self) -> Displacement:
+        """Return the displacement of the reference relative to the moving content, on the same grid."""
+        height, width = self.geobox.shape
+        about = Affine.translation(width / 2, height / 2)
+        back = ~about * ~self._affine * about
+        matrix = (back.c, back.a - 1, back.b, back.f, back.d, back.e - 1)
+        return Displacement(
+            self.geobox,
+            self.model,
+            matrix,
+            self.sigma_px,
+            self.confidence,
+            self.reliable,
+            self.n_tie_points,
+            self.reason,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the displacement in plain JSON types (an infinite sigma becomes null)."""
+        return {
+            "geobox": box_to_dict(self.geobox),
+            "model": self.model,
+            "matrix": [float(value) for value in self.matrix],
+            "dx_px": float(self.dx_px),
+            "dy_px": float(self.dy_px),
+            "sigma_px": float(self.sigma_px) if np.isfinite(self.sigma_px) else None,
+            "confidence": float(self.confidence),
+            "reliable": bool(self.reliable),
+            "n_tie_points": int(self.n_tie_points),
+            "reason": self.reason,
+            **({"field": self.field.digest} if self.field is not None else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], field: Field | None = None) -> Displacement:
+        """Rebuild the displacement that `to_dict` described.
+
+        Args:
+            data: What `to_dict` gave.
+            field: The field, which lies in a file of its own; see `rsgeo_gan.manifest.displacement_of`.
+        """
+        sigma = data["sigma_px"]
+        return cls(
+            box_from_dict(data["geobox"]),
+            data["model"],
+            tuple(data["matrix"]),
+            float("inf") if sigma is None else float(sigma),
+            float(data["confidence"]),
+            bool(data["reliable"]),
+            int(data["n_tie_points"]),
+            data["reason"],
+            field,
+        )
