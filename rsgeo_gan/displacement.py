@@ -6,22 +6,25 @@ Pixel positions are counted at pixel centres: column 0, row 0 is the centre of t
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 from scipy import ndimage
 
 from rsgeo_gan.errors import GridError
-from rsgeo_gan.grid import box_from_dict, box_to_dict, crs_of, transformed
+from rsgeo_gan.grid import box_from_dict, box_to_dict, pixels_in, transformed, turned_to
 
 __all__ = ["Displacement", "Field"]
 
 Values = NDArray[np.float32]
+
+_SPREAD = 16
+_ROUNDS = 100
+_SETTLED_PX = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +78,42 @@ class Field:
         x, y = transformed(to_node, np.asarray(col, np.float64) + 0.5, np.asarray(row, np.float64) + 0.5)
         return np.stack([y - 0.5, x - 0.5])
 
+    def inverse(self, geobox: GeoBox) -> Field:
+        """Return the field that leads back, on the same lattice.
+
+        Args:
+            geobox: The reference grid.
+
+        Returns:
+            The field of -d(p) at q = p + d(p), with the quality known at p.
+
+        Raises:
+            GridError: If the field folds.
+        """
+        rows, cols = self.box.shape
+        to_reference = ~geobox.affine * self.box.affine
+        grid = np.meshgrid(np.arange(cols) + 0.5, np.arange(rows) + 0.5)
+        there = np.stack(transformed(to_reference, *grid)) - 0.5
+        origin = there
+        for _ in range(_ROUNDS):
+            origin, before = there - self.at(geobox, *origin), origin
+            left = float(np.abs(origin - before).max())
+            if left < _SETTLED_PX:
+                break
+        else:
+            raise GridError(
+                f"A displacement field of {rows} x {cols} nodes folds: expected it to change by less than a pixel a "
+                f"pixel, and its inverse is {left:.3g} px apart after {_ROUNDS} rounds. Use a stiffer model."
+            )
+        sigma_px, confidence = self.quality(geobox, *origin).astype(np.float32)
+        return Field(self.box, (origin - there).astype(np.float32), sigma_px, confidence)
+
     @property
     def digest(self) -> str:
-        """Fingerprint of the nodes and their values."""
+        """Fingerprint of the nodes and their values; the same after a journey through a file."""
         parts = (self.values, self.sigma_px, self.confidence)
-        known = hashlib.sha256(repr(box_to_dict(self.box)).encode())
+        where = [f"{value:.9g}" for value in self.box.affine[:6]]
+        known = hashlib.sha256(repr([tuple(self.box.shape), where]).encode())
         for part in parts:
             known.update(np.ascontiguousarray(part, np.float32).tobytes())
         return known.hexdigest()
@@ -186,36 +220,83 @@ class Displacement:
         """
         if self.model == "none":
             return box
-        if box.crs == self.geobox.crs:
+        if box.crs == self.geobox.crs and self.field is None:
+            box = turned_to(box, self.geobox)
             to_reference = ~self.geobox.affine * box.affine
             return GeoBox(box.shape, self.geobox.affine * self._affine * to_reference, box.crs)
         height, width = box.shape
         col, row = (part.ravel() for part in np.meshgrid(np.linspace(0, width, 5), np.linspace(0, height, 5)))
-        there = Transformer.from_crs(crs_of(box).proj, crs_of(self.geobox).proj, always_xy=True)
-        moved = self.geobox.affine * self._affine * ~self.geobox.affine
-        x, y = there.transform(*transformed(box.affine, col, row))
-        x, y = there.transform(*transformed(moved, x, y), direction="INVERSE")
-        moved_col, moved_row = transformed(~box.affine, x, y)
-        design = np.stack([col, row, np.ones_like(col)], axis=1)
-        (a, b, c), (d, e, f) = np.linalg.lstsq(design, np.stack([moved_col, moved_row], axis=1), rcond=None)[0].T
+        here_col, here_row = pixels_in(self.geobox, box, col, row)
+        known = np.isfinite(here_col)
+        if known.sum() < 3:
+            return box
+        here_col, here_row = here_col[known], here_row[known]
+        dx, dy = self.at(here_col - 0.5, here_row - 0.5)
+        moved = np.stack(pixels_in(box, self.geobox, here_col + dx, here_row + dy), axis=1)
+        design = np.stack([col[known], row[known], np.ones_like(here_col)], axis=1)
+        (a, b, c), (d, e, f) = np.linalg.lstsq(design, moved, rcond=None)[0].T
         return box * Affine(a, b, c, d, e, f)
 
+    def mean(self, box: GeoBox) -> tuple[float, float]:
+        """Average the displacement over a box.
+
+        Args:
+            box: Any box over the reference, any CRS.
+
+        Returns:
+            Mean dx and dy, reference pixels.
+        """
+        dx, dy = self.at(*self._spread(box))
+        return float(np.mean(dx)), float(np.mean(dy))
+
+    def quality(self, col: ArrayLike, row: ArrayLike) -> NDArray[np.float64]:
+        """Evaluate expected error and confidence; arguments as `at`.
+
+        Returns:
+            sigma_px and confidence, shape (2, ...), float64; the same everywhere unless there is a field.
+        """
+        if self.field is not None:
+            return self.field.quality(self.geobox, col, row)
+        shape = np.broadcast_shapes(np.shape(col), np.shape(row))
+        return np.stack([np.full(shape, self.sigma_px), np.full(shape, self.confidence)])
+
+    def mean_quality(self, box: GeoBox) -> tuple[float, float]:
+        """Summarise expected error and confidence over a box.
+
+        Args:
+            box: Any box over the reference, any CRS.
+
+        Returns:
+            Root mean square of sigma_px, and mean confidence.
+        """
+        sigma_px, confidence = self.quality(*self._spread(box))
+        return float(np.sqrt(np.mean(sigma_px**2))), float(np.mean(confidence))
+
+    def _spread(self, box: GeoBox) -> tuple[np.ndarray, np.ndarray]:
+        """Reference positions (pixel centres whole) spread evenly over a box."""
+        height, width = box.shape
+        share = (np.arange(_SPREAD) + 0.5) / _SPREAD
+        col, row = pixels_in(self.geobox, box, *np.meshgrid(share * width, share * height))
+        seen = np.isfinite(col)
+        if not seen.any():
+            raise GridError(
+                f"A box of {tuple(box.shape)} pixels has no place in the reference's CRS: expected a box over the "
+                "reference grid. Take the box of the overlap."
+            )
+        return col[seen] - 0.5, row[seen] - 0.5
+
     def inverse(self) -> Displacement:
-        """Return the displacement of the reference relative to the moving content, on the same grid."""
+        """Return the displacement of the reference relative to the moving content, on the same grid.
+
+        Raises:
+            GridError: If a field folds, so that one place of the moving raster has several origins.
+        """
         height, width = self.geobox.shape
         about = Affine.translation(width / 2, height / 2)
         back = ~about * ~self._affine * about
         matrix = (back.c, back.a - 1, back.b, back.f, back.d, back.e - 1)
-        return Displacement(
-            self.geobox,
-            self.model,
-            matrix,
-            self.sigma_px,
-            self.confidence,
-            self.reliable,
-            self.n_tie_points,
-            self.reason,
-        )
+        field = self.field.inverse(self.geobox) if self.field is not None else None
+        return replace(self, matrix=matrix, field=field)
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the displacement in plain JSON types (an infinite sigma becomes null)."""

@@ -11,15 +11,30 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from numpy.typing import ArrayLike
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from odc.geo.gridspec import GridSpec
 from odc.geo.types import xy_
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
 
 from rsgeo_gan.errors import GridError
 
-__all__ = ["Grid", "box_from_dict", "box_to_dict", "crs_code", "crs_of", "same_lattice", "transformed"]
+__all__ = [
+    "Grid",
+    "box_from_dict",
+    "box_to_dict",
+    "crs_code",
+    "crs_of",
+    "pixels_in",
+    "same_lattice",
+    "transformed",
+    "turn_of",
+    "turned_to",
+    "whole_offset",
+]
 
 LATTICE_TOLERANCE_PX = 1e-4
 """Two grids whose pixel corners differ by less than this are one lattice: no resampling between them."""
@@ -46,6 +61,70 @@ def transformed(affine: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarra
     """Apply an affine transform to arrays of coordinates, in float64."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
+def turn_of(box: GeoBox) -> float | None:
+    """Return a full circle of longitude in CRS units, 360 for degrees; None when the CRS is not geographic."""
+    proj = crs_of(box).proj
+    if not proj.is_geographic:
+        return None
+    return float(round(2 * np.pi / proj.axis_info[0].unit_conversion_factor, 6))
+
+
+def _middle(box: GeoBox) -> float:
+    return float((box.affine * (box.shape.x / 2, box.shape.y / 2))[0])
+
+
+def turned_to(box: GeoBox, near: GeoBox) -> GeoBox:
+    """Count a geographic box's longitudes as `near` does: both sides of 180° are one place.
+
+    Args:
+        box: A box.
+        near: The box whose count of longitudes is wanted.
+
+    Returns:
+        The box, moved by whole turns so that it lies within half a turn of `near`; as it is when the two CRSs
+        differ or are not geographic.
+    """
+    turn = turn_of(near) if box.crs == near.crs else None
+    turns = 0 if turn is None else round((_middle(near) - _middle(box)) / turn)
+    return GeoBox(box.shape, Affine.translation(turns * turn, 0) * box.affine, box.crs) if turn and turns else box
+
+
+def pixels_in(box: GeoBox, other: GeoBox, col: ArrayLike, row: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Say where pixel positions of one box lie in another, whatever their CRSs.
+
+    Args:
+        box: The box whose pixels are wanted.
+        other: The box whose positions are given.
+        col: Columns of `other`, counted from the box's corner (0.5 is the centre of the first pixel), any shape.
+        row: Rows, same shape.
+
+    Returns:
+        Columns and rows of `box`, counted from its corner, float64; infinite where no place corresponds.
+        Longitudes are counted within half a turn of the middle of `box`.
+
+    Raises:
+        GridError: If one CRS cannot be transformed to the other.
+    """
+    x, y = transformed(other.affine, np.asarray(col), np.asarray(row))
+    if other.crs != box.crs:
+        try:
+            x, y = Transformer.from_crs(crs_of(other).proj, crs_of(box).proj, always_xy=True).transform(x, y)
+        except ProjError as error:
+            raise GridError(
+                f"There is no transformation from {crs_of(other).proj.name} to {crs_of(box).proj.name}: expected two "
+                "CRSs of one body. Pair scenes of the same planet, or correct the CRS of one."
+            ) from error
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    turn = turn_of(box)
+    if turn is not None:
+        with np.errstate(invalid="ignore"):
+            x = x + turn * np.nan_to_num(np.round((_middle(box) - x) / turn), nan=0, posinf=0, neginf=0)
+    with np.errstate(invalid="ignore"):
+        found_col, found_row = transformed(~box.affine, x, y)
+    lost = ~(np.isfinite(found_col) & np.isfinite(found_row))
+    return np.where(lost, np.inf, found_col), np.where(lost, np.inf, found_row)
 
 
 def box_to_dict(box: GeoBox) -> dict[str, Any]:
@@ -75,8 +154,21 @@ def same_lattice(a: GeoBox, b: GeoBox) -> tuple[int, int] | None:
     """
     if a.crs != b.crs:
         return None
-    relative = ~a.affine * b.affine
-    height, width = b.shape
+    return whole_offset(~a.affine * b.affine, (b.shape.y, b.shape.x))
+
+
+def whole_offset(relative: Affine, shape: tuple[int, int]) -> tuple[int, int] | None:
+    """Find the whole-pixel offset that an affine way between pixels amounts to.
+
+    Args:
+        relative: Position on one box → position on another, both counted from the corner.
+        shape: Rows and columns of the first box.
+
+    Returns:
+        Column and row of its upper-left pixel on the other, or None when anything but a whole-pixel shift is
+        left, by more than `LATTICE_TOLERANCE_PX` anywhere.
+    """
+    height, width = shape
     col, row = round(relative.c), round(relative.f)
     for x, y in ((0, 0), (width, 0), (0, height), (width, height)):
         px, py = relative * (x, y)

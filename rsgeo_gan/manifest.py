@@ -17,10 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pystac
 from odc.geo.geobox import GeoBox
 from shapely.geometry import mapping
 
+from rsgeo_gan import raster
+from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import FailedShareError, ProductError, SourceError
 from rsgeo_gan.grid import box_from_dict, box_to_dict
 
@@ -29,6 +32,7 @@ __all__ = [
     "Manifest",
     "asset_path",
     "check_share",
+    "displacement_of",
     "item_box",
     "make_item",
     "safe_name",
@@ -202,6 +206,49 @@ def asset_path(item: pystac.Item, key: str) -> str:
     if key not in item.assets:
         raise SourceError(f"Item {item.id} has no asset {key!r}; it has {', '.join(item.assets) or 'none'}.")
     return str(item.assets[key].href)
+
+
+def displacement_of(pair: pystac.Item) -> Displacement:
+    """Return the displacement that co-registration measured for a pair.
+
+    Args:
+        pair: A pair's item; a field lies in its asset `displacement`, a raster on the field's lattice with the
+            bands dx, dy, confidence and sigma_px.
+
+    Returns:
+        The displacement, with its field if it has one.
+
+    Raises:
+        SourceError: If the item describes none, or its field is missing, unreadable or another one.
+    """
+    try:
+        data = pair.properties["rsgeo:displacement"]
+        wanted = data.get("field") if data["model"] == "field" else None
+        if data["model"] != "field":
+            return Displacement.from_dict(data)
+        path = asset_path(pair, "displacement")
+        field_ = _field(path)
+        if wanted is not None and field_.digest != wanted:
+            raise SourceError(
+                f"Pair {pair.id}: {path} is not the field that was measured: expected the fingerprint {wanted[:12]}, "
+                f"got {field_.digest[:12]}. Run coregister again."
+            )
+        return Displacement.from_dict(data, field_)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"Pair {pair.id} has no usable `rsgeo:displacement`: expected what coregister writes, got {error!r}. "
+            "Run coregister again."
+        ) from error
+
+
+def _field(path: str) -> Field:
+    values, _ = raster.read(path)
+    if len(values) != 4 or values.dtype != np.float32:
+        raise SourceError(
+            f"{path} is no displacement field: expected 4 bands of float32 (dx, dy, confidence, sigma_px), got "
+            f"{len(values)} of {values.dtype}. Run coregister again."
+        )
+    return Field(raster.inspect(path).geobox, values[:2], sigma_px=values[3], confidence=values[2])
 
 
 @dataclass

@@ -18,20 +18,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
-from rasterio.warp import reproject
 from rasterio.windows import Window
 
+from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError, ProductError, SourceError
-from rsgeo_gan.grid import crs_code, crs_of, same_lattice, transformed
+from rsgeo_gan.grid import crs_code
+from rsgeo_gan.warping import way
 
 __all__ = ["GDAL_CACHE_MIB", "RasterInfo", "StripWriter", "inspect", "opened", "read", "warp", "write"]
 
@@ -78,11 +78,11 @@ class RasterInfo:
 
 
 @contextmanager
-def opened(path: Path | str) -> Iterator[rasterio.DatasetReader]:
+def opened(path: Path | str | rasterio.DatasetReader) -> Iterator[rasterio.DatasetReader]:
     """Open a raster for reading, with the failures of opening and reading put in words.
 
     Args:
-        path: File or URL.
+        path: File or URL, or an open dataset, which stays open.
 
     Yields:
         The open dataset.
@@ -90,16 +90,26 @@ def opened(path: Path | str) -> Iterator[rasterio.DatasetReader]:
     Raises:
         SourceError: If the file is missing, is no raster, or breaks off while it is read.
     """
+    if isinstance(path, rasterio.DatasetReader):
+        try:
+            yield path
+        except RasterioIOError as error:
+            raise SourceError(_unreadable(path.name, error)) from error
+        return
     if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
         raise SourceError(f"There is no file {path}. Check the path in the catalogue or on the command line.")
     try:
         with rasterio.Env(**_RETRY), rasterio.open(path) as dataset:
             yield dataset
     except RasterioIOError as error:
-        raise SourceError(
-            f"{path} cannot be read: {_first_line(error)}. It is no raster that GDAL knows, or it is truncated; "
-            "fetch it again or take it out of the catalogue."
-        ) from error
+        raise SourceError(_unreadable(str(path), error)) from error
+
+
+def _unreadable(name: str, error: BaseException) -> str:
+    return (
+        f"{name} cannot be read: {_first_line(error)}. It is no raster that GDAL knows, or it is truncated; "
+        "fetch it again or take it out of the catalogue."
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -185,8 +195,9 @@ def read(
 
 
 def _read(
-    dataset: rasterio.DatasetReader, bands: Sequence[int] | None, window: Window | None
+    dataset: rasterio.DatasetReader, bands: Sequence[int] | None, window: Window | None, *, apart: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Read pixels and their validity: of all bands together (H, W), or of each band `apart` (C, H, W)."""
     indexes = list(bands) if bands else list(range(1, dataset.count + 1))
     if max(indexes) > dataset.count or min(indexes) < 1:
         raise SourceError(
@@ -200,7 +211,8 @@ def _read(
     bottom = min(dataset.height, int(window.row_off) + rows)
     right = min(dataset.width, int(window.col_off) + cols)
     values = np.zeros((len(indexes), rows, cols), dtype=np.result_type(*(dataset.dtypes[i - 1] for i in indexes)))
-    valid = np.zeros((rows, cols), dtype=bool)
+    each = np.zeros((len(indexes) if apart else 1, rows, cols), dtype=bool)
+    valid = each if apart else each[0]
     if bottom <= top or right <= left:
         return values, valid
     inside = Window(left, top, right - left, bottom - top)
@@ -214,109 +226,82 @@ def _read(
         values[:, *at] = dataset.read(indexes, window=inside)
     flags = [{flag.name for flag in dataset.mask_flag_enums[i - 1]} for i in indexes]
     if all(names <= {"all_valid"} or names <= {"nodata"} for names in flags):
-        valid[at] = True  # What equals nodata is found below, without a second pass over the file.
+        each[:, *at] = True  # What equals nodata is found below, without a second pass over the file.
     else:
         masked = indexes[:1] if all("per_dataset" in names for names in flags) else indexes
-        valid[at] = dataset.read_masks(masked, window=inside).all(axis=0)
+        known = dataset.read_masks(masked, window=inside) != 0
+        each[:, *at] = known if apart else known.all(axis=0)
     if values.dtype.kind in "fc":
-        valid &= np.isfinite(values).all(axis=0)
+        finite = np.isfinite(values)
+        each &= finite if apart else finite.all(axis=0)
     for position, i in enumerate(indexes):
         nodata = dataset.nodatavals[i - 1]
         if nodata is not None and not math.isnan(nodata):
-            valid &= values[position] != np.asarray(nodata).astype(values.dtype)
+            each[position if apart else 0] &= values[position] != np.asarray(nodata).astype(values.dtype)
     return values, valid
 
 
 def warp(
-    path: Path | str,
+    path: Path | str | rasterio.DatasetReader,
     box: GeoBox,
     *,
     bands: Sequence[int] | None = None,
     resampling: str = "bilinear",
     nodata: float | None = None,
     prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+    displacement: Displacement | None = None,
+    apart: bool = False,
+    dtype: Literal["float32", "float64"] = "float32",
 ) -> np.ndarray:
     """Bring a raster onto a box with one resampling, or with none when both share a lattice.
 
     GDAL widens the kernel when the box is coarser than the raster, so shrinking is low-passed. Invalid pixels
-    have no weight. The transformation is exact (no approximation by GDAL).
+    have no weight. Reprojection, displacement and regridding are one resampling; positions are exact to
+    `rsgeo_gan.warping.TOLERANCE_PX`.
 
     Args:
-        path: File or URL.
+        path: File or URL, or a dataset that is open already.
         box: Where pixels are wanted, any CRS, size, rotation.
         bands: Bands counted from 1; all when None.
         resampling: GDAL's name of the kernel: nearest, bilinear, cubic, average, mode, lanczos …
         nodata: Value that marks missing pixels although the file does not say so.
-        prepare: Applied to the values (float32, NaN where invalid) before they are resampled; SAR in dB
-            becomes linear power here.
+        prepare: Applied to the values (NaN where invalid) before they are resampled; SAR in dB becomes linear
+            power here.
+        displacement: Where the raster's content lies relative to its reference; it is moved back onto `box`,
+            whether the displacement is reliable or not.
+        apart: Judge each band for itself, instead of dropping pixels that are invalid in any band.
+        dtype: Precision of values; float32 holds whole numbers up to 16 million.
 
     Returns:
-        float32, shape (C, H, W), NaN where nothing valid lies.
+        Shape (C, H, W), NaN where nothing valid lies.
 
     Raises:
         SourceError: If the file cannot be read.
-        GridError: If it has no usable georeference.
+        GridError: If it has no usable georeference, or the box crosses the seam of a raster around the world.
     """
     with opened(path) as dataset:
         source = _box(dataset)
-        offset = same_lattice(source, box)
         height, width = box.shape
-        if offset is not None:
-            window = Window(*offset, width, height)
-        else:
-            found = _source_window(source, box)
-            if found is None:
-                count = len(bands) if bands else dataset.count
-                return np.full((count, height, width), np.nan, dtype=np.float32)
-            window = found
-        raw, valid = _read(dataset, bands, window)
-        if nodata is not None and not math.isnan(nodata):
-            valid &= (raw != np.asarray(nodata).astype(raw.dtype)).all(axis=0)
-        values = raw.astype(np.float32)
-        if not valid.all():
-            values[:, ~valid] = np.nan
-        if prepare is not None:
-            values = prepare(values)
+        found = way(source, box, displacement)
+        offset = found.offset()
+        window = found.window(source) if offset is None else Window(*offset, width, height)
+        if window is None:
+            count = len(bands) if bands else dataset.count
+            return np.full((count, height, width), np.nan, dtype=dtype)
+        raw, valid = _read(dataset, bands, window, apart=apart)
+    if nodata is not None and not math.isnan(nodata):
+        known = raw != np.asarray(nodata).astype(raw.dtype)
+        valid &= known if apart else known.all(axis=0)
+    values = raw.astype(dtype)
+    if not valid.all():
+        values[~valid if apart else np.s_[:, ~valid]] = np.nan
+    if prepare is not None:
+        values = prepare(values)
     if offset is not None:
         return values
-    out = np.full((values.shape[0], height, width), np.nan, dtype=np.float32)
     if not valid.any():
-        return out
-    reproject(
-        values,
-        out,
-        src_transform=source.affine * source.affine.translation(window.col_off, window.row_off),
-        src_crs=crs_of(source).to_wkt(),
-        src_nodata=np.nan,
-        dst_transform=box.affine,
-        dst_crs=crs_of(box).to_wkt(),
-        dst_nodata=np.nan,
-        resampling=Resampling[resampling],
-        tolerance=0,
-        num_threads=1,
-    )
-    return out
-
-
-def _source_window(source: GeoBox, box: GeoBox) -> Window | None:
-    """Window of the source that a box needs, with room for the kernel; None when they do not meet."""
-    height, width = box.shape
-    steps = np.linspace(0, 1, 21)
-    col = np.concatenate([steps * width, steps * width, 0 * steps, 0 * steps + width])
-    row = np.concatenate([0 * steps, 0 * steps + height, steps * height, steps * height])
-    x, y = transformed(box.affine, col, row)
-    if box.crs != source.crs:
-        x, y = Transformer.from_crs(crs_of(box).proj, crs_of(source).proj, always_xy=True).transform(x, y)
-    col, row = transformed(~source.affine, x, y)
-    seen = np.isfinite(col) & np.isfinite(row)
-    if not seen.any():
-        return None
-    left, right, top, bottom = col[seen].min(), col[seen].max(), row[seen].min(), row[seen].max()
-    zoom = max(1.0, (right - left) / width, (bottom - top) / height)
-    pad = math.ceil(4 * zoom) + 2
-    left, top = max(0, math.floor(left) - pad), max(0, math.floor(top) - pad)
-    right, bottom = min(source.shape.x, math.ceil(right) + pad), min(source.shape.y, math.ceil(bottom) + pad)
-    return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
+        return np.full((len(values), height, width), np.nan, dtype=values.dtype)
+    return found.resample(values, window, resampling)
 
 
 def _profile(

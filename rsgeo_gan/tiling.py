@@ -30,7 +30,16 @@ from rsgeo_gan.catalog import GridSettings, Tiling
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.grid import Grid, crs_code, crs_of
-from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, make_item, safe_name, write_json
+from rsgeo_gan.manifest import (
+    Manifest,
+    asset_path,
+    check_share,
+    displacement_of,
+    item_box,
+    make_item,
+    safe_name,
+    write_json,
+)
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.sensors import Sensor, get_sensor
 
@@ -77,21 +86,22 @@ class Side:
             float32 of shape (C, H, W), NaN where invalid (nodata, mask, cloud classes): DN of optical and
             display sensors, dB of physical SAR (resampled in linear power).
         """
-        there = self.displacement.apply(box)
         kernel = "cubic" if self.sensor.modality == "optical" else "bilinear"
         values = raster.warp(
             self.path,
-            there,
+            box,
             bands=self.bands,
             resampling=kernel,
             nodata=self.sensor.nodata,
             prepare=self.sensor.to_linear,
+            displacement=self.displacement,
         )
         values = self.sensor.linear_to_analysis(values)
         values[:, np.isnan(values).any(axis=0)] = np.nan
         bad = self.item.properties.get("rsgeo:invalid_classes") or []
         if "scl" in self.item.assets and bad:
-            classes = raster.warp(asset_path(self.item, "scl"), there, bands=[1], resampling="nearest")[0]
+            scl = asset_path(self.item, "scl")
+            classes = raster.warp(scl, box, bands=[1], resampling="nearest", displacement=self.displacement)[0]
             values[:, np.isin(classes, bad)] = np.nan
         return values
 
@@ -139,7 +149,7 @@ def sides_of_pair(pair: pystac.Item, scenes: Manifest) -> tuple[Side, Side]:
     """
     properties = pair.properties
     source, target = scenes.get(properties["rsgeo:source_item"]), scenes.get(properties["rsgeo:target_item"])
-    displacement = Displacement.from_dict(properties["rsgeo:displacement"])
+    displacement = displacement_of(pair)
     applied = displacement if properties.get("rsgeo:reliable", displacement.reliable) else None
     if properties.get("rsgeo:reference", "source") == "source":
         return side_of(source), side_of(target, applied)
@@ -363,7 +373,6 @@ def _store(path: Path, values: np.ndarray, side: Side, box: GeoBox) -> None:
 
 
 def _item(job: _Job, known: Mapping[str, Any]) -> pystac.Item:
-    pair = job.pair.properties
     folder = job.out / job.id
     return make_item(
         job.id,
@@ -376,12 +385,24 @@ def _item(job: _Job, known: Mapping[str, Any]) -> pystac.Item:
             "rsgeo:source_sensor": job.source.item.properties["rsgeo:sensor"],
             "rsgeo:target_sensor": job.target.item.properties["rsgeo:sensor"],
             "rsgeo:index": list(job.index),
-            "rsgeo:residual_px": pair.get("rsgeo:residual_px"),
-            "rsgeo:confidence": pair.get("rsgeo:confidence"),
+            **_trust(job),
             **known,
         },
         assets={"source": (folder / "source.tif").resolve(), "target": (folder / "target.tif").resolve()},
     )
+
+
+def _trust(job: _Job) -> dict[str, float | None]:
+    """What co-registration knows about this very tile; a field knows it place by place, stiffer models do not."""
+    moved = job.source if job.source.displacement.field is not None else job.target
+    if moved.displacement.field is None:
+        pair = job.pair.properties
+        return {name: pair.get(name) for name in ("rsgeo:residual_px", "rsgeo:confidence")}
+    sigma_px, confidence = moved.displacement.mean_quality(job.box)
+    return {
+        "rsgeo:residual_px": round(sigma_px, 3) if math.isfinite(sigma_px) else None,
+        "rsgeo:confidence": round(confidence, 3),
+    }
 
 
 def _when(job: _Job) -> datetime:

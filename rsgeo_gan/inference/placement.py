@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CheckpointError
 from rsgeo_gan.grid import Grid, crs_of
-from rsgeo_gan.manifest import Manifest
+from rsgeo_gan.manifest import Manifest, displacement_of
 from rsgeo_gan.tiling import Side
 
 __all__ = ["GridName", "ordered", "place"]
@@ -80,12 +80,14 @@ def _moved(side: Side, pairs: Manifest) -> tuple[bool, Displacement | None]:
     """Tell whether co-registration moves this scene, and by which, the most trusted, measurement."""
     name = side.item.id
     roles = ("rsgeo:source_item", "rsgeo:target_item")
-    mine = [pair.properties for pair in pairs if name in (pair.properties.get(role) for role in roles)]
+    mine = [pair for pair in pairs if name in (pair.properties.get(role) for role in roles)]
     if not mine:
         return side.sensor.modality == "sar", None
-    if all(known.get(f"rsgeo:{known.get('rsgeo:reference', 'source')}_item") == name for known in mine):
+    if all(
+        pair.properties.get(f"rsgeo:{pair.properties.get('rsgeo:reference', 'source')}_item") == name for pair in mine
+    ):
         return False, None
-    found = [Displacement.from_dict(known["rsgeo:displacement"]) for known in mine if known.get("rsgeo:reliable")]
+    found = [displacement_of(pair) for pair in mine if pair.properties.get("rsgeo:reliable")]
     return True, max(found, key=lambda displacement: displacement.confidence, default=None)
 
 

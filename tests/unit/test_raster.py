@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
-from rsgeo_gan import raster
+from rsgeo_gan import raster, warping
 from rsgeo_gan.errors import GridError, ProductError, SourceError
 
 BOX = GeoBox((300, 280), Affine(10, 0, 600000, 0, -10, 5300040), "EPSG:32632")
@@ -85,15 +85,15 @@ def test_a_window_may_reach_outside(file: Path) -> None:
 
 
 def test_one_lattice_is_read_without_resampling(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raster, "reproject", lambda *_, **__: pytest.fail("resampled"))
+    monkeypatch.setattr(warping, "reproject", lambda *_, **__: pytest.fail("resampled"))
     got = raster.warp(file, BOX.translate_pix(40, 50).crop((16, 24)))
     np.testing.assert_array_equal(got, ramp()[:, 50:66, 40:64])
 
 
 def test_a_warp_resamples_exactly_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = raster.reproject
-    monkeypatch.setattr(raster, "reproject", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    real = warping.reproject
+    monkeypatch.setattr(warping, "reproject", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
     raster.warp(file, BOX.translate_pix(40.5, 50.25).crop((16, 24)), resampling="cubic")
     assert calls == [1]
 
