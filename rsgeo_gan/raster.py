@@ -92,7 +92,8 @@ def opened(path: Path | str | rasterio.DatasetReader) -> Iterator[rasterio.Datas
     """
     if isinstance(path, rasterio.DatasetReader):
         try:
-            yield path
+            with rasterio.Env(**_RETRY):
+                yield path
         except RasterioIOError as error:
             raise SourceError(_unreadable(path.name, error)) from error
         return
@@ -173,25 +174,30 @@ def inspect(path: Path | str) -> RasterInfo:
 
 
 def read(
-    path: Path | str, *, bands: Sequence[int] | None = None, window: Window | None = None
+    path: Path | str | rasterio.DatasetReader,
+    *,
+    bands: Sequence[int] | None = None,
+    window: Window | None = None,
+    apart: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read pixels as they are in the file.
 
     Args:
-        path: File or URL.
+        path: File or URL, or a dataset that is open already.
         bands: Bands counted from 1; all when None.
         window: Window in pixels; may reach outside the raster, where pixels are 0 and invalid. The whole
             raster when None.
+        apart: Judge each band for itself.
 
     Returns:
         Values of shape (C, H, W) in the file's dtype, and the validity of shape (H, W), bool: a pixel is
-        valid when every band read is neither nodata, nor masked, nor NaN.
+        valid when every band read is neither nodata, nor masked, nor NaN. Shape (C, H, W) when `apart`.
 
     Raises:
         SourceError: If the file cannot be read.
     """
     with opened(path) as dataset:
-        return _read(dataset, bands, window)
+        return _read(dataset, bands, window, apart=apart)
 
 
 def _read(
@@ -381,13 +387,14 @@ class StripWriter:
         dtype: NumPy name of the data type.
         nodata: Nodata value, or None.
         names: Band descriptions.
-        unit: Unit of all bands.
-        scale: Physical = raw · scale + offset.
+        unit: Unit of all bands, or one for each.
+        scale: Physical = raw · scale + offset; one for all bands, or one for each.
         offset: See scale.
         tags: Dataset tags.
         cog: Finish as a Cloud Optimized GeoTIFF with overviews; else leave a plain tiled GeoTIFF.
         compress: zstd, deflate, lzw or none.
         masked: Write an internal mask from the `valid` given with each strip.
+        shrink: GDAL's name of the kernel for overviews; nearest or mode for categories.
 
     Raises:
         GridError: If strips do not fit the box.
@@ -400,13 +407,14 @@ class StripWriter:
     dtype: str
     nodata: float | None = None
     names: Sequence[str] = ()
-    unit: str = ""
-    scale: float = 1.0
-    offset: float = 0.0
+    unit: str | Sequence[str] = ""
+    scale: float | Sequence[float] = 1.0
+    offset: float | Sequence[float] = 0.0
     tags: Mapping[str, str] = field(default_factory=dict)
     cog: bool = True
     compress: str = "zstd"
     masked: bool = True
+    shrink: str = "average"
 
     def __post_init__(self) -> None:
         if self.names and len(self.names) != self.count:
@@ -528,15 +536,18 @@ class StripWriter:
     def _describe(self) -> None:
         dataset = self._dataset
         dataset.update_tags(**{key: str(value) for key, value in self.tags.items()})
-        dataset.scales = (self.scale,) * self.count
-        dataset.offsets = (self.offset,) * self.count
-        if self.unit:
-            dataset.units = (self.unit,) * self.count
+        dataset.scales = self._each(self.scale)
+        dataset.offsets = self._each(self.offset)
+        if any(units := self._each(self.unit)):
+            dataset.units = units
         for i, name in enumerate(self.names, start=1):
             dataset.set_band_description(i, name)
         pixels = self.geobox.shape.x * self.geobox.shape.y
         for i, moments in enumerate(self._moments, start=1):
             dataset.update_tags(i, **moments.tags(moments.n / pixels))
+
+    def _each[T: (str, float)](self, fact: T | Sequence[T]) -> tuple[T, ...]:
+        return (fact,) * self.count if isinstance(fact, str | float | int) else tuple(fact)
 
     def _finish(self) -> Path:
         finished = self._staged.with_suffix(".cog.tif")
@@ -550,7 +561,7 @@ class StripWriter:
             finished,
             driver="COG",
             overviews="AUTO",
-            overview_resampling="AVERAGE",
+            overview_resampling=self.shrink.upper(),
             bigtiff="IF_SAFER",
             num_threads=self._threads,
             **options,
@@ -571,7 +582,7 @@ class StripWriter:
             "GDAL_NUM_THREADS": self._threads,
         }
         with rasterio.Env(**quick), rasterio.open(self._staged, "r+") as staged:
-            staged.build_overviews(factors, Resampling.average)
+            staged.build_overviews(factors, Resampling[self.shrink])
 
     def _join(self) -> None:
         if self._thread.is_alive():

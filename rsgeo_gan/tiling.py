@@ -47,7 +47,7 @@ __all__ = ["Side", "resolve_grid", "side_of", "sides_of_pair", "tile"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every tile's key: a change of what tiles hold makes them anew."""
 
 Index = tuple[int, int]
@@ -355,7 +355,7 @@ def _store(path: Path, values: np.ndarray, side: Side, box: GeoBox) -> None:
         nodata = info.nodata if info.nodata is not None else sensor.nodata
         kept = np.clip(np.rint(np.where(valid, values, 0)), limits.min, limits.max)
         if nodata is not None:
-            kept = np.where(valid & (kept == nodata), nodata + 1, kept)
+            kept = np.where(valid & (kept == nodata), nodata + (1 if nodata < limits.max else -1), kept)
         stored = np.where(valid, kept, 0 if nodata is None else nodata).astype(info.dtype)
     raster.write(
         path,
