@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 import yaml
@@ -176,7 +176,118 @@ def _stage_command(name: str, text: str) -> None:
 
 
 _stage_command("ingest", "Find, fetch and check the scenes of a catalogue.")
-_stage_command("coregister", "Pair the scenes and measure their displacement.")
+
+
+_PAIR_OPTIONS = (
+    "model",
+    "max_shift_px",
+    "method",
+    "reference_sensor",
+    "moving_sensor",
+    "reference_bands",
+    "moving_bands",
+    "workers",
+    "strict",
+)
+
+
+@app.command(
+    epilog="Examples: rsgeo-gan coregister EO.tif SAR.tif --out out/aligned; "
+    "rsgeo-gan coregister --catalog catalogs/sample.yaml --out out/sample"
+)
+def coregister(
+    context: typer.Context,
+    out: OutOption,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REFERENCE MOVING]",
+            help="The raster that gives the geometry, and the one to be aligned; instead of a catalogue.",
+            show_default=False,
+        ),
+    ] = None,
+    catalog: Annotated[
+        str | None, typer.Option("--catalog", "-c", help="Catalogue: pair its scenes and measure every pair.")
+    ] = None,
+    settings: SetOption = None,
+    model: Annotated[
+        str, typer.Option(metavar="auto|none|shift|affine|field", help="Freedom allowed; auto: what the data carry.")
+    ] = "auto",
+    max_shift_px: Annotated[
+        float, typer.Option(help="Largest displacement looked for, pixels of the reference, at most 256.")
+    ] = 12.0,
+    method: Annotated[
+        str, typer.Option(metavar="structure|double-angle|gradient", help="What is compared.")
+    ] = "structure",
+    reference_sensor: Annotated[
+        str | None, typer.Option(help="Sensor of REFERENCE; default: told from the file, or values as they are.")
+    ] = None,
+    moving_sensor: Annotated[str | None, typer.Option(help="Sensor of MOVING; default likewise.")] = None,
+    reference_bands: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Bands to match by, counted from 1; default: up to two.")
+    ] = None,
+    moving_bands: Annotated[str | None, typer.Option(metavar="N,N", help="The same for MOVING.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Parallel workers.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 when the pair is declined.")] = False,
+) -> None:
+    """Align one raster to another, or pair the scenes of a catalogue and measure their displacement."""
+    if bool(files) == (catalog is not None):
+        raise typer.BadParameter("give either REFERENCE and MOVING, or --catalog", param_hint="REFERENCE MOVING")
+    if catalog is not None:
+        _refuse(context, "--catalog", *_PAIR_OPTIONS)
+        return _run(_job(catalog, out, "if_missing", "", "", _settings(settings)), ("coregister",))
+    _refuse(context, "two files", "settings")
+    if files is None or len(files) != 2:
+        raise typer.BadParameter(f"expected two files, got {len(files or ())}", param_hint="REFERENCE MOVING")
+    from rsgeo_gan.coregister.features import METHODS
+    from rsgeo_gan.coregister.product import align_pair
+    from rsgeo_gan.coregister.registration import Freedom
+
+    models = get_args(Freedom)
+    if model not in models:
+        raise typer.BadParameter(f"expected one of {', '.join(models)}, got {model!r}", param_hint="--model")
+    if method not in METHODS:
+        raise typer.BadParameter(f"expected one of {', '.join(METHODS)}, got {method!r}", param_hint="--method")
+    if not 0 < max_shift_px <= 256:
+        text = f"expected more than 0 and at most 256, got {max_shift_px:g}"
+        raise typer.BadParameter(text, param_hint="--max-shift-px")
+    product = align_pair(
+        files[0],
+        files[1],
+        out,
+        reference_sensor=reference_sensor,
+        moving_sensor=moving_sensor,
+        reference_bands=_numbers(reference_bands, "--reference-bands"),
+        moving_bands=_numbers(moving_bands, "--moving-bands"),
+        model=cast("Freedom", model),
+        max_shift_px=max_shift_px,
+        method=method,
+        workers=workers,
+    )
+    _screen.print(product.summary, highlight=False, markup=False, soft_wrap=True)
+    if strict and product.status == "declined":
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _refuse(context: typer.Context, beside: str, *names: str) -> None:
+    """Refuse options that mean nothing beside another."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            option = "--set" if name == "settings" else f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"has no meaning beside {beside}", param_hint=option)
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    """Read band numbers such as `3,4`."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"expected band numbers such as 3,4; got {text!r}", param_hint=option) from error
+
+
 _stage_command("tile", "Warp both sides onto one grid, once, and cut it into tiles.")
 
 
