@@ -10,6 +10,7 @@ are CPU seconds of one thread: set OMP_NUM_THREADS=1.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -31,10 +32,15 @@ QUICK = ("no change", "phase, intensity", "phase, gradient", "ECC gradient, shif
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _arguments(arguments)
     store = Store(args.json)
-    if args.scale:
+    if args.job:
+        from coreg.scale import work
+
+        _say(json.dumps(work(json.loads(args.job))))
+        return
+    if args.scale is not None:
         from coreg.scale import report as cost
 
-        _say(cost(args.data))
+        _say(cost(args.data, args.scale))
         return
     if not args.show:
         pairs = _pairs(args)
@@ -52,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not done:
             _log("stopped by --minutes; run again to go on")
     rows = [row for row in store.rows if args.part in ("all", row.part)]
-    _say(tables.summary(rows))
+    for more in args.also:
+        rows += [row for row in Store(more).rows if args.part in ("all", row.part)]
+    rows = [row for row in rows if not args.show or args.methods == ["ours"] or row.method in args.methods]
+    _say(tables.summary(tables.shared(rows) if args.shared else rows))
     if args.by_set:
         _say(tables.summary(rows, group=True))
     if args.by_case:
@@ -101,11 +110,16 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arosics", metavar="PYTHON", help="interpreter that can import AROSICS")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after this")
     parser.add_argument("--json", type=Path, help="rows, JSON Lines; read first, appended to")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more stored rows for the tables")
     parser.add_argument("--show", action="store_true", help="only tables of the stored rows")
+    parser.add_argument("--shared", action="store_true", help="only cases that every method in a block ran")
     parser.add_argument("--by-set", action="store_true")
     parser.add_argument("--by-case", action="store_true")
     parser.add_argument("--report", type=Path, metavar="PNG", help="draw the figure")
-    parser.add_argument("--scale", action="store_true", help="cost of scenes and of wide searches instead")
+    parser.add_argument(
+        "--scale", nargs="?", const="", metavar="WORD", help="cost of scenes instead, or of one of them"
+    )
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

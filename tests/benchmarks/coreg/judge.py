@@ -59,6 +59,18 @@ GROSS_PX = 3.0
 _SIDE_POINTS = 12
 _LEAST_KNOWN = 0.2
 _NEAR_EDGE_PX = 2.0
+_KINDS = (
+    "other place",
+    "other place",
+    "other place, one sensor",
+    "other place",
+    "cloud",
+    "sea",
+    "other place",
+    "speckle",
+    "other place",
+    "nothing at all",
+)
 
 
 @dataclass(frozen=True)
@@ -337,10 +349,8 @@ def strangers(pairs: Sequence[Pair], settings: Settings) -> Iterator[tuple[str, 
     real = [pair for pair in pairs if pair.block == "consistency"]
     if len(real) < 3:
         return
-    kinds = ("other place", "other place", "other place, one sensor", "other place", "cloud", "sea", "other place", "speckle",
-             "other place", "nothing at all")  # fmt: skip
     for number in range(settings.strangers):
-        kind = kinds[number % len(kinds)]
+        kind = _KINDS[number % len(_KINDS)]
         first = real[number % len(real)]
         step = 1 + number // len(real) % (len(real) - 1)
         second = real[(number + step) % len(real)]

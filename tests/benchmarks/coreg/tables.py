@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,19 @@ from scipy import stats
 from coreg.cases import CASES
 from coreg.judge import BLOCKS, GROSS_PX, Row
 
-__all__ = ["by_case", "calibration", "markdown", "reasons", "refusal", "reliability", "still", "summary"]
+__all__ = [
+    "bins",
+    "by_case",
+    "calibration",
+    "counts",
+    "markdown",
+    "reasons",
+    "refusal",
+    "reliability",
+    "shared",
+    "still",
+    "summary",
+]
 
 WITHIN_PX = 1.0
 
@@ -28,7 +41,7 @@ def summary(rows: Sequence[Row], *, group: bool = False) -> str:
     Shares are of all cases, so that declining costs; gross errors are of the accepted ones, median and
     90th percentile too.
     """
-    picked = [row for row in rows if row.block not in ("unrelated", "well aligned") and _counts(row)]
+    picked = [row for row in rows if row.block not in ("unrelated", "well aligned") and counts(row)]
     lines = []
     for key, members in _grouped(picked, lambda row: (row.block, row.group if group else "", row.method)).items():
         block, name, method = key
@@ -49,7 +62,7 @@ def summary(rows: Sequence[Row], *, group: bool = False) -> str:
 
 def by_case(rows: Sequence[Row], block: str) -> str:
     """Median error of the accepted ones, and accepted of all, by case."""
-    picked = [row for row in rows if row.block == block and _counts(row)]
+    picked = [row for row in rows if row.block == block and counts(row)]
     names = [case.name for case in CASES if any(row.case == case.name for row in picked)]
     lines = []
     for (method,), members in _grouped(picked, lambda row: (row.method,)).items():
@@ -92,7 +105,7 @@ def still(rows: Sequence[Row]) -> str:
 
 def calibration(rows: Sequence[Row]) -> str:
     """How well a method's stated error describes its true one, by block."""
-    picked = [row for row in rows if row.ok and row.error_px is not None and row.sigma_px is not None and _counts(row)]
+    picked = [row for row in rows if row.ok and row.error_px is not None and row.sigma_px is not None and counts(row)]
     lines = []
     groups = _grouped(picked, lambda row: (row.method, row.block))
     groups |= {(method, "all blocks"): m for (method,), m in _grouped(picked, lambda row: (row.method,)).items()}
@@ -114,12 +127,12 @@ def reliability(rows: Sequence[Row], edges: Sequence[float] = (0, 0.2, 0.4, 0.6,
 
 def bins(rows: Sequence[Row], edges: Sequence[float]) -> list[tuple[str, float, float, float, float, int]]:
     """Method, edges, mean confidence, share within 1 px and count of each filled bin."""
-    picked = [r for r in rows if r.ok and r.error_px is not None and r.confidence is not None and _counts(r)]
+    picked = [r for r in rows if r.ok and r.error_px is not None and r.confidence is not None and counts(r)]
     out = []
     for (method,), members in _grouped(picked, lambda row: (row.method,)).items():
         said = np.array([row.confidence for row in members], float)
         good = np.array([row.error_px for row in members], float) <= WITHIN_PX
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             here = (said >= low) & ((said < high) | (high == edges[-1]))
             if here.any():
                 out.append((method, low, high, float(said[here].mean()), float(good[here].mean()), int(here.sum())))
@@ -135,11 +148,21 @@ def reasons(rows: Sequence[Row]) -> str:
     return markdown(("method", "block", "reason", "n"), lines)
 
 
+def shared(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the cases that every method that ran in the block has run."""
+    ran: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
+    methods: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        ran[row.key[1:]].add(row.method)
+        methods[row.block].add(row.method)
+    return [row for row in rows if ran[row.key[1:]] == methods[row.block]]
+
+
 def _untouched(row: Row) -> bool:
     return row.case == CASES[0].name
 
 
-def _counts(row: Row) -> bool:
+def counts(row: Row) -> bool:
     """Untouched consistency pairs have no truth."""
     return not (row.block == "consistency" and _untouched(row))
 
