@@ -22,6 +22,7 @@ __all__ = ["Displacement", "Field"]
 
 Values = NDArray[np.float32]
 
+_RIM = 8
 _SPREAD = 16
 _ROUNDS = 100
 _SETTLED_PX = 1e-4
@@ -31,7 +32,8 @@ _SETTLED_PX = 1e-4
 class Field:
     """A smooth displacement given at the nodes of a coarse lattice over the reference grid.
 
-    Between nodes it is a cubic spline through them, beyond the outermost ones it stays as it is there.
+    Between nodes it is a cubic spline through them, beyond the outermost ones it stays as it is at the nearest
+    place of the lattice.
 
     Attributes:
         box: The lattice: its pixel centres are the nodes. It has the reference's CRS and axes, coarser pixels,
@@ -59,8 +61,12 @@ class Field:
             dx and dy, shape (2, ...), float64.
         """
         places = self._places(geobox, col, row)
-        found = [ndimage.map_coordinates(v, places, np.float64, order=3, mode="nearest") for v in self.values]
-        return np.stack(found)
+        # Nodes go on in a straight line beyond the rim, so that the spline has no bend of its own there.
+        wide = np.pad(
+            self.values.astype(np.float64), ((0, 0), (_RIM, _RIM), (_RIM, _RIM)), "reflect", reflect_type="odd"
+        )
+        found = np.stack([ndimage.map_coordinates(v, places + _RIM, order=3, mode="mirror") for v in wide])
+        return found.reshape(2, *np.broadcast_shapes(np.shape(col), np.shape(row)))
 
     def quality(self, geobox: GeoBox, col: ArrayLike, row: ArrayLike) -> NDArray[np.float64]:
         """Evaluate expected error and confidence, linear between nodes; arguments as `at`.
@@ -70,13 +76,18 @@ class Field:
         """
         places = self._places(geobox, col, row)
         parts = (self.sigma_px, self.confidence)
-        return np.stack([ndimage.map_coordinates(v, places, np.float64, order=1, mode="nearest") for v in parts])
+        found = np.stack([ndimage.map_coordinates(v, places, np.float64, order=1, mode="nearest") for v in parts])
+        for part, unknown in zip(found, (np.inf, 0.0), strict=True):
+            part[np.isnan(part)] = unknown
+        return found.reshape(2, *np.broadcast_shapes(np.shape(col), np.shape(row)))
 
     def _places(self, geobox: GeoBox, col: ArrayLike, row: ArrayLike) -> NDArray[np.float64]:
-        """Node rows and columns of reference pixels."""
+        """Node rows and columns of reference pixels, shape (2, N), those beyond the rim brought to it."""
         to_node = ~self.box.affine * geobox.affine
-        x, y = transformed(to_node, np.asarray(col, np.float64) + 0.5, np.asarray(row, np.float64) + 0.5)
-        return np.stack([y - 0.5, x - 0.5])
+        col, row = np.broadcast_arrays(np.asarray(col, np.float64), np.asarray(row, np.float64))
+        x, y = transformed(to_node, col.ravel() + 0.5, row.ravel() + 0.5)
+        height, width = self.box.shape
+        return np.stack([np.clip(y - 0.5, 0, height - 1), np.clip(x - 0.5, 0, width - 1)])
 
     def inverse(self, geobox: GeoBox) -> Field:
         """Return the field that leads back, on the same lattice.

@@ -101,6 +101,12 @@ class Mesh:
     nodes: NDArray[np.float64]
     sound: NDArray[np.bool_]
 
+    @property
+    def torn(self) -> bool:
+        """Whether neighbours that have a place each are far apart, as on both sides of a raster's seam."""
+        placed = _corners(np.isfinite(self.nodes).all(axis=0)[None], np.logical_and)[0]
+        return bool((placed & ~self.sound).any())
+
     def offset(self) -> None:
         """No window of the source is the answer itself."""
         return None
@@ -180,7 +186,7 @@ def way(source: GeoBox, box: GeoBox, displacement: Displacement | None = None) -
         step = max(_FINEST_STEP_PX, math.floor(step * math.sqrt(TOLERANCE_PX / error)))
         found = _mesh(source, box, displacement, step)
     turn = turn_of(source)
-    if turn is not None and not found.sound.all() and abs(source.affine.a) * source.shape.x > _FULL_CIRCLE * turn:
+    if turn is not None and found.torn and abs(source.affine.a) * source.shape.x > _FULL_CIRCLE * turn:
         raise GridError(
             f"A box of {tuple(box.shape)} pixels in {crs_code(box)} crosses the seam of a raster around the world: "
             "expected the place in one piece. Cut the raster so that its seam lies elsewhere "

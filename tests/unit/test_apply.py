@@ -80,8 +80,8 @@ def test_content_comes_to_lie_where_the_reference_has_it(tmp_path: Path, displac
 def test_everything_about_the_file_stays_and_the_tags_say_what_was_done(tmp_path: Path) -> None:
     values = (texture(BOX, 2) * 300 + 2000).astype(np.uint16)
     with raster.StripWriter(
-        tmp_path / "m.tif", BOX, 2, "uint16", 0, ["B02", "B03"], ["dn", "counts"], (1e-4, 2e-4), (-0.1, 0.0), {"MINE": "kept"},
-        masked=False,
+        tmp_path / "m.tif", BOX, 2, "uint16", 0, ["B02", "B03"], ["dn", "counts"], (1e-4, 2e-4), (-0.1, 0.0),
+        {"MINE": "kept"}, masked=False,
     ) as writer:  # fmt: skip
         writer.write(values, 0)
     out = align(
