@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,9 @@ def write_tie_points(path: Path, registration: Registration) -> Path:
     )
 
     def store(staged: Path) -> None:
-        layer.to_file(staged, driver="GPKG", layer="tie_points", engine="pyogrio", geometry_type="LineString")
+        layer.to_file(
+            staged, driver="GPKG", layer="tie_points", engine="pyogrio", geometry_type="LineString", VERSION="1.2"
+        )
 
     stored_whole(path, store)
     lengths = np.hypot(*(end - start).T)
@@ -273,8 +276,10 @@ def stored_whole(path: Path, store: Callable[[Path], Any]) -> Path:
         staged.replace(path)
     except (OSError, RuntimeError) as error:
         raise ProductError(
-            f"Cannot write {path}: {error}. Free some space or choose a folder that you may write to, and start again."
+            f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Free some space or choose a folder that "
+            "you may write to, and start again."
         ) from error
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
     return path

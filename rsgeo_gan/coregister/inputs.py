@@ -8,7 +8,7 @@ said in the result. A unit that was declared and contradicts the values is refus
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from rsgeo_gan.catalog.guess import guess_side, match_bands
 from rsgeo_gan.coregister.views import View, default_bands
 from rsgeo_gan.errors import CatalogError, SourceError
 from rsgeo_gan.grid import crs_code
-from rsgeo_gan.sensors import Sensor, get_sensor
+from rsgeo_gan.sensors import SENSORS, Sensor, get_sensor
 
 __all__ = ["Input", "detected", "look_at"]
 
@@ -125,13 +125,18 @@ def _checked(bands: Sequence[int] | None, info: raster.RasterInfo, role: Role) -
 
 
 def _told(path: str, info: raster.RasterInfo) -> Sensor | None:
-    """The sensor that the file tells, if it does; bytes without band names tell none."""
+    """The sensor that the file tells, if it does: bytes without band names tell none, nor do colours alone."""
     if info.dtype == "uint8" and not any(info.names):
         return None
     try:
-        return get_sensor(guess_side(Path(path), None, "source")["sensor"])
+        found = get_sensor(guess_side(Path(path), None, "source")["sensor"])
     except CatalogError:
         return None
+    if not found.name.startswith("sentinel2") or not any(info.names):
+        return found
+    codes = tuple(replace(band, common_name="") for band in SENSORS["sentinel2-l1c"].bands)
+    named = match_bands(replace(found, bands=codes), info.names)
+    return None if None in named else found
 
 
 def _finest(sensor: Sensor, info: raster.RasterInfo) -> tuple[int, ...]:

@@ -21,9 +21,9 @@ __all__ = ["arrow_scale", "displacement_style", "style_path", "tie_point_style"]
 RESIDUAL_LIMITS_PX = (0.5, 1.0, 2.0)
 """Limits between the colours of tie points that support the displacement."""
 
-_ARROW_COLOURS = ("0,229,255", "124,252,0", "255,176,0", "255,45,45")
+_ARROW_COLOURS = ("255,241,64", "255,160,0", "240,50,40", "200,0,150")
 _REJECTED_COLOUR = "158,158,158"
-_LENGTH_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+_LENGTH_COLOURS = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 _HEADER = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 _VERSION = "3.22"
 
@@ -71,7 +71,7 @@ def tie_point_style(path: Path, scale: int = 1) -> Path:
     symbols = _add(renderer, "symbols")
     # What is drawn first lies below.
     _add(rules, "rule", key="{rejected}", symbol="0", filter='NOT "used"', label=f"not used{longer}")
-    _arrow(symbols, "0", _REJECTED_COLOUR, scale, 0.35)
+    _arrow(symbols, "0", _REJECTED_COLOUR, scale, 0.45)
     group = _add(rules, "rule", key="{used}", filter='"used"', label=f"used{longer}")
     limits = (0.0, *RESIDUAL_LIMITS_PX, math.inf)
     for number, (low, high) in enumerate(pairwise(limits), start=1):
@@ -79,7 +79,7 @@ def tie_point_style(path: Path, scale: int = 1) -> Path:
         lower = f'"residual_px" > {low}' if low else "TRUE"
         label = f"residual up to {high} px" if math.isfinite(high) else f"residual above {low} px"
         _add(group, "rule", key=f"{{used-{number}}}", symbol=str(number), filter=lower + upper, label=label)
-        _arrow(symbols, str(number), _ARROW_COLOURS[number - 1], scale, 0.5)
+        _arrow(symbols, str(number), _ARROW_COLOURS[number - 1], scale, 0.75)
     _add(root, "layerGeometryType").text = "1"
     return _write(path, root)
 
@@ -124,12 +124,12 @@ def _arrow(symbols: Xml.Element, name: str, colour: str, scale: int, width_mm: f
     start, end = "start_point($geometry)", "end_point($geometry)"
     longer = ", ".join(f"({axis}({end}) - {axis}({start})) * {scale}" for axis in "xy")
     shape = f"make_line({start}, translate({start}, {longer}))"
-    fill = {"color": f"{colour},255", "outline_color": "0,0,0,255", "outline_width": "0.1", "style": "solid"}
+    fill = {"color": f"{colour},255", "outline_color": "0,0,0,255", "outline_width": "0.08", "style": "solid"}
     arrow = {
         "arrow_width": f"{width_mm}",
         "arrow_start_width": f"{width_mm}",
         "head_length": f"{3 * width_mm:g}",
-        "head_thickness": f"{2 * width_mm:g}",
+        "head_thickness": f"{1.6 * width_mm:g}",
         "head_type": "0",
         "arrow_type": "0",
         "is_curved": "0",
