@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rsgeo_gan.report.figures import INK, plain
+from rsgeo_gan.report.drawing import INK, plain
 
 __all__ = ["curves", "read_curves"]
 

@@ -22,6 +22,7 @@ from rsgeo_gan.manifest import Manifest, asset_path, write_json, write_text
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.report import figures, quicklooks
 from rsgeo_gan.report.curves import curves, read_curves
+from rsgeo_gan.report.drawing import save
 from rsgeo_gan.report.measures import DATA_RANGE, MEASURES
 from rsgeo_gan.report.scoring import GENERATED, Scored, headline, held_out, product_tiles, score
 from rsgeo_gan.report.tables import all_dropped, pair_row, scene_row, score_rows, split_counts, verdicts
@@ -153,7 +154,7 @@ class _Pictures:
     def add(self, name: str, figure: Figure | None, alt: str, caption: str = "") -> _Picture | None:
         if figure is None:
             return None
-        figures.save(figure, self.folder / "images" / name)
+        save(figure, self.folder / "images" / name)
         self.names.add(name)
         return _Picture(f"images/{name}", alt, caption)
 

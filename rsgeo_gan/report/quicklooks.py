@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.manifest import asset_path, item_box
+from rsgeo_gan.report.drawing import INK, rounded
 from rsgeo_gan.report.places import affine_apply, outline
 from rsgeo_gan.report.scoring import analysis, resembled, units_of
 from rsgeo_gan.sensors import POWER_FLOOR
@@ -25,7 +26,6 @@ _NOTHING = "#f1f5f9"
 _TRUE = "true colour"
 _RGB = (("B04", "B03", "B02"), ("B4", "B3", "B2"), ("red", "green", "blue"))
 _FALSE = (("B08", "B04", "B03"), ("B8", "B4", "B3"), ("nir", "red", "green"))
-_INK = "#334155"
 _LABEL = {"dB": "dB", "reflectance": "refl.", "display": "display"}
 
 
@@ -42,8 +42,7 @@ def detail(product: pystac.Item, tile: pystac.Item) -> Figure:
     Raises:
         SourceError: If a raster cannot be read.
     """
-    side = resembled(product.properties["rsgeo:direction"])
-    other = "source" if side == "target" else "target"
+    other, side = _sides(product)
     box = item_box(tile)
     return _compared(
         _Picture(analysis(asset_path(tile, other), box), asset_path(tile, other)),
@@ -66,8 +65,7 @@ def overview(product: pystac.Item, tiles: Sequence[pystac.Item]) -> Figure:
     Raises:
         SourceError: If a raster cannot be read.
     """
-    side = resembled(product.properties["rsgeo:direction"])
-    other = "source" if side == "target" else "target"
+    other, side = _sides(product)
     box, factor = _shrunk(item_box(product))
     layers = {
         which: _Picture(_mosaic([asset_path(tile, which) for tile in tiles], box, factor), asset_path(tiles[0], which))
@@ -75,6 +73,12 @@ def overview(product: pystac.Item, tiles: Sequence[pystac.Item]) -> Figure:
     }
     made = _mosaic([asset_path(product, "data")], box, factor)
     return _compared(layers[other], layers[side], made, box)
+
+
+def _sides(product: pystac.Item) -> tuple[str, str]:
+    """The side that was read and the side that the product resembles."""
+    side = resembled(product.properties["rsgeo:direction"])
+    return ("source" if side == "target" else "target"), side
 
 
 def _shrunk(box: GeoBox) -> tuple[GeoBox, int]:
@@ -205,21 +209,23 @@ class _Sheet:
         self.figure = Figure(figsize=self.size)
 
     def panel(self, row: int, column: int) -> Axes:
-        left = column * (_PANEL_IN + _GAP_IN) + (_BAR_IN - _GAP_IN if column == 3 else 0)
-        axes = self._axes(row, left, _PANEL_IN, self.height_in)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes = self._axes(row, self._left(column), _PANEL_IN, self.height_in)
+        axes.set(xticks=[], yticks=[])
         return axes
 
     def bar(self, row: int, column: int, low: float, high: float, colours: str, label: str) -> None:
         """Add a colour bar to the right of a panel."""
-        left = (column + 1) * _PANEL_IN + column * _GAP_IN + (_BAR_IN - _GAP_IN if column == 3 else 0) + 0.06
-        axes = self._axes(row, left, 0.09, self.height_in)
+        axes = self._axes(row, self._left(column) + _PANEL_IN + 0.06, 0.09, self.height_in)
         axes.imshow(np.linspace(1, 0, 128)[:, None], cmap=colours, aspect="auto", extent=(0, 1, low, high))
         axes.set_xticks([])
         axes.yaxis.tick_right()
-        axes.tick_params(labelsize=7, colors=_INK, length=2)
-        axes.set_title(label, loc="left", fontsize=8, color=_INK, pad=4)
+        axes.tick_params(labelsize=7, colors=INK, length=2)
+        axes.set_title(label, loc="left", fontsize=8, color=INK, pad=4)
+
+    @staticmethod
+    def _left(column: int) -> float:
+        """Where a column of panels begins; before the last one there is room for a bar."""
+        return column * (_PANEL_IN + _GAP_IN) + (_BAR_IN - _GAP_IN if column == 3 else 0)
 
     def _axes(self, row: int, left: float, width: float, height: float) -> Axes:
         width_in, height_in = self.size
@@ -227,8 +233,7 @@ class _Sheet:
         axes: Axes = self.figure.add_axes(
             (left / width_in, bottom / height_in + 0.001, width / width_in, height / height_in - 0.002)
         )
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
         return axes
 
 
@@ -263,7 +268,7 @@ def _limits(image: np.ndarray, unit: str, label: str) -> list[tuple[float, float
 
 
 def _name(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize=9, color=_INK, pad=4)
+    axes.set_title(text, loc="left", fontsize=9, color=INK, pad=4)
 
 
 def _rgb(image: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -285,8 +290,7 @@ def _scale_bar(axes: Axes, box: GeoBox) -> None:
         return
     pixel_m = float(np.hypot(box.affine.a, box.affine.d))
     target = 0.28 * box.shape.x * pixel_m
-    digits = 10.0 ** np.floor(np.log10(target))
-    length = max(step for step in (1, 2, 5) if step * digits <= target) * digits
+    length = rounded(target)
     pixels = length / pixel_m
     x, y = 0.04 * box.shape.x, 0.95 * box.shape.y
     for width, colour in ((5.0, "white"), (2.4, "black")):

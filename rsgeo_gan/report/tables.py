@@ -8,8 +8,8 @@ from typing import Any
 
 import pystac
 
-from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.manifest import Dropped, Manifest
+from rsgeo_gan.report.displacements import told
 from rsgeo_gan.report.measures import MEASURES
 from rsgeo_gan.report.scoring import GENERATED
 
@@ -97,19 +97,32 @@ def scene_row(item: pystac.Item) -> dict[str, str]:
 def pair_row(item: pystac.Item) -> dict[str, str]:
     """Describe a pair and its displacement."""
     p = item.properties
-    field_ = Displacement.from_dict(p["rsgeo:displacement"])
-    reliable = bool(p.get("rsgeo:reliable", field_.reliable))
+    entry = told(item)
     residual = p.get("rsgeo:residual_px")
-    return {
+    row = {
         "id": item.id,
         "gap": f"{float(p.get('rsgeo:gap_days') or 0):.1f}",
-        "shift": f"{field_.dx_px:+.2f}, {field_.dy_px:+.2f}" if reliable else "left alone",
-        "model": field_.model,
-        "sigma": f"{field_.sigma_px:.2f}" if reliable else "–",
+        "shift": "left alone",
+        "metres": "–",
+        "model": "–",
+        "sigma": "–",
         "residual": f"{residual:.2f}" if residual is not None else "–",
-        "confidence": f"{field_.confidence:.2f}",
-        "reason": str(p.get("rsgeo:reason") or ("measured" if reliable else field_.reason)),
+        "confidence": "–",
+        "points": "–",
+        "reason": entry.reason or ("measured" if entry.reliable else "not reliable"),
     }
+    found = entry.displacement
+    if found is None:
+        return row
+    row |= {"model": found.model, "confidence": f"{found.confidence:.2f}", "points": str(found.n_tie_points)}
+    if entry.reliable:
+        dx_m, dy_m = entry.dx_px * entry.metres[0], entry.dy_px * entry.metres[1]
+        row |= {
+            "shift": f"{entry.dx_px:+.2f}, {entry.dy_px:+.2f}",
+            "metres": f"{dx_m:+.1f}, {dy_m:+.1f}",
+            "sigma": f"{found.sigma_px:.2f}",
+        }
+    return row
 
 
 def split_counts(tiles: Manifest) -> list[tuple[str, int]]:

@@ -9,17 +9,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
 from affine import Affine
+from matplotlib.axes import Axes
+from matplotlib.quiver import Quiver, QuiverKey
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
-from rsgeo_gan.displacement import Displacement
+from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import SourceError
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.report import headline, report
+from rsgeo_gan.report.drawing import save
+from rsgeo_gan.report.figures import map_of
 from rsgeo_gan.report.scoring import score
+from rsgeo_gan.report.tables import pair_row
 
 SIDE = 96
 WHEN = datetime(2024, 5, 1, tzinfo=UTC)
@@ -269,6 +276,7 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path, rng: np.random.G
     assert "Scene cloudy has 93 % cloud &amp; &lt;no&gt; use." in html
     assert "3 × too little valid data" in html
     assert "+2.00, -1.00" in html
+    assert "+20.0, -10.0" in html
     assert headline(root) == headline(json.loads((page.parent / "scores.json").read_text()))
     assert len(headline(root)) == 2
 
@@ -330,3 +338,96 @@ def test_progress_ends_at_its_total_and_earlier_pictures_go_away(tmp_path: Path,
     assert seen[0][0] == 0
     assert seen[-1][0] == seen[-1][1]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def pair_with(root: Path, moved: Displacement, **assets: Path) -> Manifest:
+    """A manifest of one pair."""
+    facts = {"rsgeo:displacement": moved.to_dict(), "rsgeo:reliable": moved.reliable, "rsgeo:reason": moved.reason}
+    pairs = Manifest(root / "pairs.json")
+    pairs.add(make_item("eo__sar", moved.geobox, when=WHEN, properties=facts, assets=assets))
+    return pairs
+
+
+def bent(root: Path, box: GeoBox) -> tuple[Displacement, Path]:
+    """A field: dx grows from 0 to 4 px to the right, dy is -1 px, errors grow downwards; and its file."""
+    nodes = GeoBox((8, 16), box.affine * Affine.scale(box.shape.x / 16, box.shape.y / 8), box.crs)
+    dx, _ = np.meshgrid(np.linspace(0, 4, 16), np.ones(8))
+    values = np.stack([dx, -np.ones_like(dx)]).astype(np.float32)
+    sigma = np.linspace(0.2, 0.8, 8, dtype=np.float32)[:, None] * np.ones((1, 16), np.float32)
+    trust = np.full((8, 16), 0.75, np.float32)
+    field = Field(nodes, values, sigma, trust)
+    moved = Displacement(box, "field", (2.0, 0.01, 0.0, -1.0, 0.0, 0.0), 0.5, 0.75, True, 88, "", field)
+    names = ("dx", "dy", "confidence", "sigma_px")
+    path = raster.write(root / "displacement.tif", np.stack([*values, trust, sigma]), nodes, names=names, cog=False)
+    return moved, path
+
+
+def drawn(pairs: Manifest) -> Axes:
+    """The panel of the only pair."""
+    scenes = Manifest(pairs.path.with_name("scenes.json"))
+    scenes.add(make_item("eo", box_at(0), when=WHEN, properties={"rsgeo:side": "source"}, assets={}))
+    figure = map_of(scenes, pairs, Manifest(pairs.path.with_name("tiles.json")))
+    assert figure is not None
+    save(figure, pairs.path.with_name("map.png"))
+    return figure.axes[1]
+
+
+def test_a_field_is_told_by_its_mean_and_drawn_by_its_arrows_and_errors(tmp_path: Path) -> None:
+    moved, path = bent(tmp_path, box_at(0, width=4 * SIDE))
+    pairs = pair_with(tmp_path, moved, displacement=path)
+    row = pair_row(pairs.items[0])
+    assert (row["model"], row["shift"], row["metres"]) == ("field", "+2.00, -1.00", "+20.0, -10.0")
+    assert (row["sigma"], row["confidence"], row["points"]) == ("0.50", "0.75", "88")
+    panel = drawn(pairs)
+    (arrows,) = [part for part in panel.collections if isinstance(part, Quiver)]
+    right = np.asarray(arrows.U).reshape(7, 7).mean(axis=0)
+    assert np.all(np.diff(right) > 0.4)
+    assert np.allclose(arrows.V, -1, atol=1e-3)
+    (tint,) = panel.images
+    errors = np.asarray(tint.get_array())
+    assert errors[0].max() < 0.3
+    assert errors[-1].min() > 0.7
+    (key,) = panel.findobj(QuiverKey)
+    assert key.text.get_text() == "2 px = 20 m"
+
+
+def test_a_shift_has_no_map_of_errors(tmp_path: Path) -> None:
+    box = box_at(0)
+    panel = drawn(pair_with(tmp_path, Displacement(box, "shift", (2.0, 0, 0, 0.5, 0, 0), 0.1, 0.9, True, 40)))
+    assert not panel.images
+    assert panel.get_title(loc="left").endswith("shift: dx +2.00, dy +0.50 px")
+
+
+def test_a_declined_pair_is_grey_and_says_why(tmp_path: Path) -> None:
+    pairs = pair_with(tmp_path, Displacement.none(box_at(0), reason="halves disagree"))
+    panel = drawn(pairs)
+    assert [text.get_text() for text in panel.texts] == ["halves disagree"]
+    assert not panel.collections
+    row = pair_row(pairs.items[0])
+    assert (row["shift"], row["metres"], row["sigma"], row["reason"]) == ("left alone", "–", "–", "halves disagree")
+
+
+def test_tie_points_are_told_apart_by_whether_they_were_used(tmp_path: Path) -> None:
+    box = box_at(0)
+    east, north = 600_000 + np.array([100.0, 400.0, 900.0]), 5_300_000 - np.array([50.0, 450.0, 850.0])
+    places = shapely.linestrings([[(x, y), (x + 30, y)] for x, y in zip(east, north, strict=True)])
+    layer = geopandas.GeoDataFrame({"used": [True, False, True]}, geometry=places, crs="EPSG:32632")
+    layer.to_file(tmp_path / "tie_points.gpkg", driver="GPKG", layer="tie_points")
+    moved = Displacement(box, "shift", (3.0, 0, 0, 0, 0, 0), 0.1, 0.9, True, 2)
+    used, rejected = drawn(pair_with(tmp_path, moved, tie_points=tmp_path / "tie_points.gpkg")).lines
+    assert np.allclose(used.get_xydata(), [[10, 5], [90, 85]])
+    assert np.allclose(rejected.get_xydata(), [[40, 45]])
+
+
+def test_a_field_whose_file_is_gone_does_not_stop_the_report(tmp_path: Path) -> None:
+    moved, _ = bent(tmp_path, box_at(0))
+    pairs = pair_with(tmp_path, moved, displacement=tmp_path / "gone.tif")
+    assert "gone.tif" in pair_row(pairs.items[0])["reason"]
+    assert drawn(pairs).get_title(loc="left").endswith("left alone")
+
+
+def test_metres_of_a_geographic_grid_are_those_on_the_ground(tmp_path: Path) -> None:
+    box = GeoBox((100, 100), Affine(2e-4, 0, 10.0, 0, -1e-4, 60.005), "EPSG:4326")
+    moved = Displacement(box, "shift", (1.0, 0, 0, 1.0, 0, 0), 0.1, 0.9, True, 40)
+    # Half a degree of longitude is half as long at 60° north: both are about 11.1 m.
+    assert pair_row(pair_with(tmp_path, moved).items[0])["metres"] == "+11.2, +11.1"
