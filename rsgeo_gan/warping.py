@@ -7,6 +7,7 @@ wanted pixels, between which GDAL interpolates linearly.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,12 @@ from rsgeo_gan.grid import crs_code, pixels_in, transformed, turn_of, turned_to,
 
 __all__ = ["TOLERANCE_PX", "Mesh", "Straight", "Way", "way"]
 
+# rasterio hands the same options to GDAL's transformer and to its warper, which says that it does not know them.
+logging.getLogger("rasterio._env").addFilter(lambda record: "not support option DST_" not in record.getMessage())
+
 TOLERANCE_PX = 0.01
-"""Error of a position between the nodes of a mesh, source pixels; exceeded only where nodes two pixels apart are
-too few."""
+"""Error of a position between the nodes of a mesh, in pixels of the source or the box, whichever are larger; exceeded
+only where nodes two pixels apart are too few."""
 
 _WIDEST_STEP_PX = 16
 _FINEST_STEP_PX = 2
@@ -62,9 +66,10 @@ class Straight:
         """Return the part of the source that is needed, with room for the kernel; None when they do not meet."""
         height, width = self.shape
         col, row = transformed(self.affine, np.array([0, width, 0, width]), np.array([0, 0, height, height]))
-        return _window(source, col.min(), col.max(), row.min(), row.max(), self._zoom())
+        return _window(source, col.min(), col.max(), row.min(), row.max(), self.zoom())
 
-    def _zoom(self) -> tuple[float, float]:
+    def zoom(self) -> tuple[float, float]:
+        """Return how many columns and rows of the source a pixel of the box spans."""
         return math.hypot(self.affine.a, self.affine.b), math.hypot(self.affine.d, self.affine.e)
 
     def resample(self, values: NDArray[np.floating], window: Window, kernel: str) -> NDArray[np.floating]:
@@ -80,7 +85,7 @@ class Straight:
         """
         out = np.full((len(values), *self.shape), np.nan, values.dtype)
         placed = _FRAME * Affine.translation(-window.col_off, -window.row_off) * self.affine
-        _reproject(values, out, placed, kernel, self._zoom(), {})
+        _reproject(values, out, placed, kernel, self.zoom(), {})
         return out
 
 
@@ -113,7 +118,7 @@ class Mesh:
 
     def window(self, source: GeoBox) -> Window | None:
         """Return the part of the source that is needed, with room for the kernel; None when they do not meet."""
-        zoom = self._zoom()
+        zoom = self.zoom()
         low, high = (_corners(self.nodes, reduce) for reduce in (np.minimum, np.maximum))
         height, width = source.shape
         room = [_KERNEL_PX * max(1.0, factor) + 2 for factor in zoom]
@@ -123,7 +128,8 @@ class Mesh:
             return None
         return _window(source, low[0][met].min(), high[0][met].max(), low[1][met].min(), high[1][met].max(), zoom)
 
-    def _zoom(self) -> tuple[float, float]:
+    def zoom(self) -> tuple[float, float]:
+        """Return how many columns and rows of the source a pixel of the box typically spans."""
         if not self.sound.any():
             return 1.0, 1.0
         with np.errstate(invalid="ignore"):
@@ -148,7 +154,7 @@ class Mesh:
         )
         options = {"DST_METHOD": "GEOLOC_ARRAY", "DST_GEOLOC_ARRAY": mesh}
         with rasterio.Env(GDAL_MEM_ENABLE_OPEN=True):
-            _reproject(values, out, _FRAME, kernel, self._zoom(), options)
+            _reproject(values, out, _FRAME, kernel, self.zoom(), options)
         if not self.sound.all():
             lost = np.kron(~self.sound, np.ones((self.step, self.step), bool))
             out[:, : lost.shape[0], : lost.shape[1]][:, lost] = np.nan
@@ -181,7 +187,7 @@ def way(source: GeoBox, box: GeoBox, displacement: Displacement | None = None) -
         return Straight((int(box.shape.y), int(box.shape.x)), ~source.affine * placed.affine)
     step = min(_WIDEST_STEP_PX, max(1, min(box.shape) // 4))
     found = _mesh(source, box, displacement, step)
-    error = _bend(found)
+    error = _bend(found) / max(1.0, *found.zoom())
     if error > TOLERANCE_PX and step > _FINEST_STEP_PX:
         step = max(_FINEST_STEP_PX, math.floor(step * math.sqrt(TOLERANCE_PX / error)))
         found = _mesh(source, box, displacement, step)

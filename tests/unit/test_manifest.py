@@ -5,12 +5,25 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+import pystac
 import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from rsgeo_gan import raster
+from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import ProductError, SourceError
-from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, make_item, safe_name, write_text
+from rsgeo_gan.manifest import (
+    Manifest,
+    asset_path,
+    check_share,
+    displacement_of,
+    item_box,
+    make_item,
+    safe_name,
+    write_text,
+)
 
 BOX = GeoBox((60, 100), Affine(10.25, 0, 600000.125, 0, -10.25, 5300040.5), "EPSG:32632")
 
@@ -99,3 +112,53 @@ def test_the_share_of_failures_decides(failed: int, total: int, stops: bool) -> 
             check_share(failed, total, 0.5, "ingest", Path("scenes.json"))
     else:
         check_share(failed, total, 0.5, "ingest", Path("scenes.json"))
+
+
+def pair_with_field(root: Path) -> tuple[pystac.Item, Displacement]:
+    """A pair whose field lies in a file, on a rotated lattice that no file format keeps to the last bit."""
+    box = GeoBox(BOX.shape, BOX.affine * Affine.rotation(12.3), BOX.crs)
+    lattice = GeoBox((6, 9), box.affine * Affine.translation(-13.7, -13.7) * Affine.scale(16.3), box.crs)
+    parts = np.random.default_rng(1).uniform(0, 1, (4, 6, 9)).astype(np.float32)
+    moved = Displacement(
+        box, "field", (1, 0, 0, 2, 0, 0), 0.3, 0.8, True, 40, "", Field(lattice, parts[:2], parts[2], parts[3])
+    )
+    path = raster.write(root / "displacement.tif", np.stack([*parts[:2], parts[3], parts[2]]), lattice)
+    pair = item(root, "pair")
+    pair.properties["rsgeo:displacement"] = moved.to_dict()
+    pair.add_asset("displacement", pystac.Asset(str(path)))
+    return pair, moved
+
+
+def test_a_pairs_field_comes_back_from_its_file(tmp_path: Path) -> None:
+    pair, moved = pair_with_field(tmp_path)
+    manifest = Manifest(tmp_path / "pairs" / "pairs.json", [pair])
+    found = displacement_of(Manifest.read(manifest.save()).get("pair"))
+    assert found.to_dict() == moved.to_dict()
+    col, row = np.array([0.0, 50.0, 99.0]), np.array([59.0, 20.0, 0.0])
+    np.testing.assert_allclose(np.stack(found.at(col, row)), np.stack(moved.at(col, row)), atol=1e-5)
+    np.testing.assert_allclose(found.quality(col, row), moved.quality(col, row), atol=1e-5)
+
+
+def test_stiffer_displacements_need_no_file(tmp_path: Path) -> None:
+    pair = item(tmp_path)
+    moved = Displacement(BOX, "affine", (1, 0.01, 0, 2, 0, 0.02), 0.3, 0.8, True, 40)
+    pair.properties["rsgeo:displacement"] = moved.to_dict()
+    assert displacement_of(pair) == moved
+
+
+def test_a_missing_or_foreign_field_is_refused_in_words(tmp_path: Path) -> None:
+    pair, _ = pair_with_field(tmp_path)
+    path = Path(asset_path(pair, "displacement"))
+    values, _ = raster.read(path)
+    values[0, 2, 3] += 0.5
+    raster.write(path, values, raster.inspect(path).geobox)
+    with pytest.raises(SourceError, match="not the field that was measured"):
+        displacement_of(pair)
+    raster.write(path, values[:2], raster.inspect(path).geobox)
+    with pytest.raises(SourceError, match="expected 4 bands of float32"):
+        displacement_of(pair)
+    del pair.assets["displacement"]
+    with pytest.raises(SourceError, match="no asset 'displacement'"):
+        displacement_of(pair)
+    with pytest.raises(SourceError, match="no usable `rsgeo:displacement`"):
+        displacement_of(item(tmp_path))

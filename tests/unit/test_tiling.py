@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pystac
 import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import GridSettings, Tiling
-from rsgeo_gan.displacement import Displacement
+from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.grid import Grid
 from rsgeo_gan.manifest import Manifest, asset_path, item_box, make_item
@@ -126,7 +127,7 @@ def test_cloud_classes_and_nodata_are_invalid_on_their_side(tmp_path: Path, scen
     classes[100:120, 100:120] = 9
     eo = scenes.get("eo")
     eo.properties["rsgeo:invalid_classes"] = [3, 8, 9, 10]
-    eo.add_asset("scl", __import__("pystac").Asset(str(raster.write(tmp_path / "scl.tif", classes, EO_BOX))))
+    eo.add_asset("scl", pystac.Asset(str(raster.write(tmp_path / "scl.tif", classes, EO_BOX))))
     values = side_of(eo).read(EO_BOX)
     assert np.isnan(values[:, 100:120, 100:120]).all()
     assert np.isnan(values[:, :40, :40]).all()
@@ -152,6 +153,73 @@ def test_a_changed_displacement_makes_tiles_anew(scenes: Manifest) -> None:
     other = Displacement(EO_BOX, "shift", (-3.0, 0, 0, 0, 0, 0), 0.1, 0.9, True, 30)
     after, _ = raster.read(asset_path(run(scenes, other).items[5], "target"))
     assert np.mean(after[0] - before[0]) == pytest.approx(0.01 * -5.25 + 0.02 * 1.5, abs=2e-4)
+
+
+@pytest.fixture
+def bent(tmp_path: Path) -> Displacement:
+    """A field that agrees with SHIFT on average and is trusted in the west only."""
+    lattice = GeoBox((20, 20), EO_BOX.affine * Affine.translation(-32, -32) * Affine.scale(16), EO_BOX.crs)
+    row, col = np.indices(lattice.shape)
+    values = np.stack([2.25 + np.sin(row / 2), -1.5 + np.cos(col / 2)]).astype(np.float32)
+    confidence = np.where(col < 10, 0.9, 0.3).astype(np.float32)
+    field = Field(lattice, values, np.where(row < 10, 0.2, 0.6).astype(np.float32), confidence)
+    return Displacement(EO_BOX, "field", (2.25, 0, 0, -1.5, 0, 0), 0.4, 0.6, True, 30, "", field)
+
+
+def with_field(pairs: Manifest, displacement: Displacement) -> Manifest:
+    """Put the field where a pair keeps it."""
+    assert displacement.field is not None
+    field = displacement.field
+    bands = np.stack([*field.values, field.confidence, field.sigma_px])
+    path = raster.write(pairs.path.parent / "displacement.tif", bands, field.box, cog=False)
+    pairs.items[0].add_asset("displacement", pystac.Asset(str(path)))
+    return pairs
+
+
+def test_a_field_moves_every_pixel_of_a_tile_by_its_own_amount(scenes: Manifest, bent: Displacement) -> None:
+    tiles = tile(with_field(pairs_of(scenes, bent), bent), scenes, GRID, SETTINGS, scenes.path.parent.parent / "tiles")
+    item = tiles.get(f"eo_sar_{Grid.tile_id((1, -2))}")
+    box = item_box(item)
+    row, col = np.indices(box.shape) + 0.5
+    col, row = (~EO_BOX.affine * box.affine) * (col, row)
+    dx, dy = bent.at(col - 0.5, row - 0.5)
+    target, valid = raster.read(asset_path(item, "target"))
+    assert valid.all()
+    np.testing.assert_allclose(target[0], plane(box, 0.01, 0.02, -20) + 0.01 * dx + 0.02 * dy, atol=1e-3)
+
+
+def test_a_tile_says_what_a_field_knows_about_its_own_place(scenes: Manifest, bent: Displacement) -> None:
+    tiles = tile(with_field(pairs_of(scenes, bent), bent), scenes, GRID, SETTINGS, scenes.path.parent.parent / "tiles")
+    known = {tuple(item.properties["rsgeo:index"]): item.properties for item in tiles}
+    assert (known[0, -1]["rsgeo:residual_px"], known[0, -1]["rsgeo:confidence"]) == (0.2, 0.9)
+    assert (known[3, -4]["rsgeo:residual_px"], known[3, -4]["rsgeo:confidence"]) == (0.6, 0.3)
+    stiff = run(scenes).items[0].properties
+    assert (stiff["rsgeo:residual_px"], stiff["rsgeo:confidence"]) == (0.3, 0.8)
+
+
+def test_a_changed_field_changes_what_a_side_depends_on(scenes: Manifest, bent: Displacement) -> None:
+    pair = with_field(pairs_of(scenes, bent), bent).items[0]
+    before = sides_of_pair(pair, scenes)[1].key()
+    assert bent.field is not None
+    bent.field.values[0, 4, 4] += 0.25
+    other = with_field(pairs_of(scenes, bent), bent).items[0]
+    assert sides_of_pair(other, scenes)[1].key() != before
+
+
+def test_classes_move_with_the_scene(tmp_path: Path, scenes: Manifest, bent: Displacement) -> None:
+    classes = np.full(EO_BOX.shape, 4, np.uint8)
+    classes[100:120, 100:120] = 9
+    eo = scenes.get("eo")
+    eo.properties["rsgeo:invalid_classes"] = [9]
+    eo.add_asset("scl", pystac.Asset(str(raster.write(tmp_path / "scl.tif", classes, EO_BOX))))
+    hidden = np.isnan(side_of(eo, bent).read(EO_BOX)[0])
+    row, col = np.indices(EO_BOX.shape, dtype=float)
+    dx, dy = bent.at(col, row)
+    inside = (np.abs(row + dy - 109.5) < 9.9) & (np.abs(col + dx - 109.5) < 9.9)
+    outside = (np.abs(row + dy - 109.5) > 10.1) | (np.abs(col + dx - 109.5) > 10.1)
+    far = (row > 60) & (col > 60) & (row < 250) & (col < 250)
+    assert hidden[inside].all()
+    assert not hidden[outside & far].any()
 
 
 def test_splits_are_blocks_with_every_split_present_and_kept_when_scenes_are_added(scenes: Manifest) -> None:
