@@ -276,8 +276,8 @@ def stored_whole(path: Path, store: Callable[[Path], Any]) -> Path:
         staged.replace(path)
     except (OSError, RuntimeError) as error:
         raise ProductError(
-            f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Free some space or choose a folder that "
-            "you may write to, and start again."
+            f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Free some space or choose a folder "
+            "that you may write to, and start again."
         ) from error
     finally:
         with suppress(OSError):

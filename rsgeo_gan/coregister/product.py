@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from rsgeo_gan.coregister.views import View
 from rsgeo_gan.errors import ProductError
 from rsgeo_gan.sensors import Sensor
 
-__all__ = ["FILES", "RECORD", "Product", "align_pair", "write_pair"]
+__all__ = ["FILES", "RECORD", "Product", "align_pair", "input_of", "made_writable", "write_pair"]
 
 _log = logging.getLogger(__name__)
 
@@ -108,10 +108,10 @@ def align_pair(
     """
     folder = Path(out)
     reference, moving = str(reference), str(moving)
-    _writable(folder, reference, moving)
+    made_writable(folder, reference, moving)
     with tempfile.TemporaryDirectory(prefix=".power-", dir=folder) as spare:
-        here = _input(reference, "reference", reference_sensor, reference_bands, Path(spare))
-        there = _input(moving, "moving", moving_sensor, moving_bands, Path(spare))
+        here = input_of(reference, "reference", reference_sensor, reference_bands, Path(spare))
+        there = input_of(moving, "moving", moving_sensor, moving_bands, Path(spare))
         found = survey(
             here.view, there.view, max_shift_px=max_shift_px, model=model, method=method, workers=workers
         )  # fmt: skip
@@ -119,8 +119,12 @@ def align_pair(
         return write_pair(folder, here, there, found, settings, workers=workers)
 
 
-def _writable(folder: Path, *inputs: str) -> None:
-    """Make the folder, and find out now whether files can be made in it without losing an input."""
+def made_writable(folder: Path, *inputs: str) -> None:
+    """Make a folder, and find out now whether files can be made in it without losing an input.
+
+    Raises:
+        ProductError: If not.
+    """
     for path in inputs:
         if any(Path(path).resolve() == (folder / name).resolve() for name in FILES.values()):
             raise ProductError(
@@ -136,21 +140,28 @@ def _writable(folder: Path, *inputs: str) -> None:
         ) from error
 
 
-def _input(
+def input_of(
     path: str, role: Literal["reference", "moving"], sensor: str | None, bands: Sequence[int] | None, spare: Path
 ) -> Input:
-    """Look at a raster; complex samples are first turned into their power."""
+    """Look at a raster; complex samples are first turned into their power, in the folder `spare`.
+
+    Raises:
+        SourceError: If it cannot be read, has not the bands, or contradicts its declared unit.
+        GridError: If it has no usable georeference.
+        CatalogError: If the sensor is not known.
+    """
     info = raster.inspect(path)
     if np.dtype(info.dtype).kind != "c":
         return look_at(path, role, sensor=sensor, bands=bands)
     copy = detected(path, spare / f"{role}.tif")
     seen = look_at(str(copy), role, sensor=sensor, bands=bands)
-    facts = seen.view.sensor
-    if seen.told == "not told":
-        names = [f"band{i}" for i in range(1, info.count + 1)]
-        facts = Sensor.generic("complex-sar", modality="sar", unit="linear", bands=names)
     note = f"{role}: complex samples were turned into their power, |z|²"
-    return Input(View(copy, facts, seen.view.bands), seen.info, path, seen.told, (note, *seen.notes))
+    if sensor is not None:
+        return replace(seen, source=path, notes=(note,))
+    names = [f"band{i}" for i in range(1, info.count + 1)]
+    facts = Sensor.generic("complex-sar", modality="sar", unit="linear", bands=names)
+    look = View(copy, facts, seen.view.bands)
+    return Input(look, seen.info, path, "told by the file", (note,))
 
 
 def write_pair(
