@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         _say(json.dumps(work(json.loads(args.job))))
         return
+    if args.memory:
+        from coreg.scale import memory
+
+        names = [name for word in args.methods for name in (QUICK if word == "rivals" else (word,))]
+        _say(memory(args.data, names, args.arosics))
+        return
     if args.scale is not None:
         from coreg.scale import report as cost
 
@@ -72,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.report:
         from coreg.figure import draw
 
-        draw(rows, args.report)
+        draw(rows, args.report / "coregistration.png")
+        (args.report / "coregistration-tables.md").write_text(tables.report(rows))
 
 
 def _pairs(args: argparse.Namespace) -> list[Pair]:
@@ -115,10 +122,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shared", action="store_true", help="only cases that every method in a block ran")
     parser.add_argument("--by-set", action="store_true")
     parser.add_argument("--by-case", action="store_true")
-    parser.add_argument("--report", type=Path, metavar="PNG", help="draw the figure")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write all tables and the figure")
     parser.add_argument(
         "--scale", nargs="?", const="", metavar="WORD", help="cost of scenes instead, or of one of them"
     )
+    parser.add_argument("--memory", action="store_true", help="peak memory of the methods instead")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

@@ -21,6 +21,12 @@ EDGE_M = (300000.0, 5000000.0)
 LEAST_POINTS = 4
 
 
+def peak_mib():
+    """Largest resident memory of this process so far."""
+    with open("/proc/self/status") as status:  # noqa: PTH123
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
 def older_gdal(gdal, ogr):
     """AROSICS' helpers expect GDAL 3.8: options and files as contexts. Give an older one the same."""
     if not hasattr(gdal, "config_options"):
@@ -103,6 +109,7 @@ def main():
             projection = system.ExportToWkt()
     except Exception as error:
         missing = repr(error)[:200]
+    at_rest = peak_mib()
     for line in sys.stdin:
         request = json.loads(line)
         answer = {"ok": False, "note": "", "missing": missing, "seconds": 0.0}
@@ -120,6 +127,7 @@ def main():
                 answer["seconds"] = time.process_time() - start
             aside.truncate(0)
             aside.seek(0)
+        answer["memory_mib"] = [at_rest, peak_mib()]
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

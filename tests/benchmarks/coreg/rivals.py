@@ -192,6 +192,7 @@ class _Arosics:
     def __init__(self, mode: str, python: str | None) -> None:
         self.mode, self.python = mode, python
         self.worker: subprocess.Popen[str] | None = None
+        self.memory_mib: list[float] | None = None
 
     def __call__(self, reference: Tile, moving: Tile, reach_px: float) -> Answer:
         if not self.python:
@@ -225,6 +226,7 @@ class _Arosics:
         if not line:
             return {"ok": False, "seconds": float("nan"), "note": "the worker ended"}
         answer: dict[str, Any] = json.loads(line)
+        self.memory_mib = answer["memory_mib"]
         if answer.get("missing"):
             raise Unavailable(f"AROSICS does not start: {answer['missing']}")
         return answer

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from rasterio.windows import Window
 
 from coreg.tables import markdown
 
-__all__ = ["report", "work"]
+__all__ = ["memory", "report", "work"]
 
 SCENE_PX = 10980
 REACHES_PX = (12.0, 64.0)
@@ -52,6 +54,40 @@ def report(data: Path | None, only: str = "") -> str:
     return markdown(head, lines)
 
 
+def memory(data: Path, methods: Sequence[str], arosics: str | None) -> str:
+    """Peak memory of each method on one 512 px tile of the Los Angeles scene."""
+    lines = []
+    for name in methods:
+        found = isolated({"method": name, "data": str(data), "arosics": arosics})
+        if "failed" in found:
+            lines.append((name, "failed", *found["failed"]))
+        else:
+            lines.append((name, f"{found['before']:.0f}", f"{found['peak'] - found['before']:.0f}"))
+    return markdown(("method", "MiB before (packages, tiles)", "MiB more at the peak"), lines)
+
+
+def _one_method(job: dict[str, Any]) -> dict[str, Any]:
+    from coreg import own
+    from coreg.cases import CASES
+    from coreg.judge import problem
+    from coreg.pairs import find
+    from coreg.rivals import rivals
+
+    method = ({"ours": own.files, "ours, arrays": own.on_arrays} | rivals(job["arosics"]))[job["method"]]
+    pair = next(pair for pair in find(Path(job["data"])) if pair.name == "la-11")
+    made = problem(pair, pair.load(), CASES[2], 0)
+    small = [replace(tile, values=tile.values[:96, :96]) for tile in (made.reference, made.moving)]
+    method(small[0], small[1], 6.0)
+    before = peak_mib()
+    method(made.reference, made.moving, 12.0)
+    own_process = getattr(method, "memory_mib", None)
+    return (
+        {"before": before, "peak": peak_mib()}
+        if own_process is None
+        else dict(zip(("before", "peak"), own_process, strict=True))
+    )
+
+
 def isolated(job: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a fresh interpreter."""
     command = [sys.executable, str(Path(__file__).parents[1] / "coregistration.py"), "--job", json.dumps(job)]
@@ -66,6 +102,8 @@ def isolated(job: dict[str, Any]) -> dict[str, Any]:
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Survey two files (and align when asked); the median of several times."""
+    if "method" in job:
+        return _one_method(job)
     from rsgeo_gan.coregister.registration import survey, view
     from rsgeo_gan.sensors import Sensor
 

@@ -148,6 +148,30 @@ def reasons(rows: Sequence[Row]) -> str:
     return markdown(("method", "block", "reason", "n"), lines)
 
 
+def report(rows: Sequence[Row], ours: str = "ours") -> str:
+    """All tables of the results page."""
+    mine = [row for row in rows if row.method == ours]
+    slow = {row.method for row in rows if row.method.startswith(("AROSICS", "kornia"))}
+    parts = [
+        ("Ours, every case", summary(mine)),
+        ("Ours, by set", summary(mine, group=True)),
+        ("The same cases for all quick tools", summary(shared([row for row in rows if row.method not in slow]))),
+    ]
+    for tool in sorted({name.split(",")[0] for name in slow}):
+        chosen = [row for row in rows if row.method in (ours, "no change") or row.method.startswith(tool)]
+        ran = {row.block for row in chosen if row.method.startswith(tool)}
+        parts.append((f"The cases of {tool}", summary(shared([row for row in chosen if row.block in ran]))))
+    parts += [(f"Ours by case: {block}", by_case(mine, block)) for block in BLOCKS[:5]]
+    parts += [
+        ("Unrelated, accepted", refusal(rows)),
+        ("Aligned pairs, moved", still(rows)),
+        ("Stated error", calibration(mine)),
+        ("Stated confidence", reliability(mine)),
+        ("Why declined", reasons(mine)),
+    ]
+    return "\n\n".join(f"### {title}\n\n{table}" for title, table in parts) + "\n"
+
+
 def shared(rows: Sequence[Row]) -> list[Row]:
     """Rows of the cases that every method that ran in the block has run."""
     ran: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
