@@ -6,11 +6,10 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 
 from rsgeo_gan.coregister.registration import Registration
 from rsgeo_gan.displacement import Displacement, Field
-from rsgeo_gan.grid import crs_of, transformed
+from rsgeo_gan.grid import pixels_in, transformed
 
 __all__ = ["carried", "expected_errors", "lattice_of", "likeness", "pixel_ratio", "positions"]
 
@@ -71,7 +70,7 @@ def carried(displacement: Displacement, box: GeoBox, at: Array) -> Array:
 def pixel_ratio(box: GeoBox, other: GeoBox) -> float:
     """Size of another grid's pixel in pixels of a grid, at the other's middle; NaN where that is not defined."""
     height, width = other.shape
-    probe = np.array([width / 2, height / 2]) + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    probe = np.array([width / 2, height / 2]) + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) - 0.5
     middle, right, down = _moved(probe, other, box)
     return float(np.sqrt(abs(np.linalg.det(np.stack([right - middle, down - middle])))))
 
@@ -83,10 +82,8 @@ def expected_errors(found: Registration, box: GeoBox, at: Array) -> Array:
     """
     displacement = found.displacement
     ratio = pixel_ratio(box, displacement.geobox)
-    sigma = np.full(len(at), displacement.sigma_px)
-    if displacement.field is not None:
-        own = at if displacement.geobox == box else _moved(at, box, displacement.geobox)
-        sigma = displacement.field.quality(displacement.geobox, *own.T)[0]
+    own = at if displacement.geobox == box else _moved(at, box, displacement.geobox)
+    sigma = displacement.quality(*own.T)[0]
     result: Array = np.clip(np.nan_to_num(sigma * ratio, nan=_MOST_PX, posinf=_MOST_PX), _LEAST_PX, _MOST_PX)
     if found.overlap is None:
         return result
@@ -150,11 +147,8 @@ def likeness(
 
 
 def _moved(at: Array, source: GeoBox, target: GeoBox) -> Array:
-    """Pixel positions of one box in another."""
-    x, y = transformed(source.affine, at[:, 0] + 0.5, at[:, 1] + 0.5)
-    if source.crs != target.crs:
-        x, y = Transformer.from_crs(crs_of(source).proj, crs_of(target).proj, always_xy=True).transform(x, y)
-    found = np.stack(transformed(~target.affine, np.asarray(x), np.asarray(y)), axis=1) - 0.5
+    """Pixel positions (centres whole) of one box in another; NaN where no place corresponds."""
+    found = np.stack(pixels_in(target, source, at[:, 0] + 0.5, at[:, 1] + 0.5), axis=1) - 0.5
     found[~np.isfinite(found).all(axis=1)] = np.nan
     return found
 

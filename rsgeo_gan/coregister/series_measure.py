@@ -89,6 +89,14 @@ class SeriesResult:
     scenes: tuple[SeriesScene, ...]
     edges: tuple[SeriesEdge, ...]
 
+    @property
+    def summary(self) -> str:
+        """What came of it, a line a scene, for a person."""
+        good = sum(scene.displacement.reliable for scene in self.scenes)
+        used = sum(edge.used for edge in self.edges)
+        first = f"{good} of {len(self.scenes)} scenes placed by {used} of {len(self.edges)} pairs"
+        return "\n".join([first, *(_in_words(scene) for scene in self.scenes)])
+
 
 def measure_series(
     reference: View,
@@ -304,6 +312,14 @@ class _Solving:
     def _unused(pair: tuple[int, int], network: Network) -> str:
         said = [network.reasons[n] for n in pair if network.reasons[n]]
         return f"its scene is {said[0]}" if said else "contradicted by the other pairs"
+
+
+def _in_words(scene: SeriesScene) -> str:
+    found = scene.displacement
+    if not found.reliable:
+        return f"{scene.name}: DECLINED, geometry left alone: {found.reason}"
+    numbers = f"dx {found.dx_px:+.2f} px, dy {found.dy_px:+.2f} px, σ {found.sigma_px:.2f} px"
+    return f"{scene.name}: {found.model}, {numbers}, {scene.n_edges} pairs"
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float]:

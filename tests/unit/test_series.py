@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from rsgeo_gan import raster
-from rsgeo_gan.coregister import series_measure
+from rsgeo_gan.coregister import series, series_measure
 from rsgeo_gan.coregister.fit import TiePoints
 from rsgeo_gan.coregister.network import CONTRADICTED, NOT_CONNECTED
 from rsgeo_gan.coregister.registration import Registration
@@ -50,7 +50,21 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[SeriesResult, Path]
     here, elsewhere = World(texture(3)), World(texture(99))
     reference, scenes = photograph(folder, [here, here, elsewhere, here, here], SHIFTS)
     out = folder / "out"
-    return align_series(reference, scenes, out, reference_sensor=OPTICAL, sensors=KINDS), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(series, "write_pair", lambda *_, **__: None)
+        return align_series(reference, scenes, out, reference_sensor=OPTICAL, sensors=KINDS), out
+
+
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Registration]]:
+    """Scenes are not written; folder and registration of those that would be."""
+    calls: list[tuple[str, Registration]] = []
+
+    def write(folder: Path, _: object, __: object, found: Registration, *___: object, **____: object) -> None:
+        calls.append((folder.name, found))
+
+    monkeypatch.setattr(series, "write_pair", write)
+    return calls
 
 
 def error(displacement: Displacement, shift: tuple[float, float]) -> float:
@@ -112,6 +126,7 @@ def test_the_picture_is_drawn(mixed: tuple[SeriesResult, Path]) -> None:
     assert len(np.unique(drawn.reshape(-1, drawn.shape[2]), axis=0)) > 20
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_scene_displaced_beyond_the_search_is_declined_and_the_others_stay(tmp_path: Path) -> None:
     world = World(texture(4))
     shifts = [(1.5, 2.5), (-60.0, 45.0), (-3.0, 0.5)]
@@ -124,6 +139,7 @@ def test_a_scene_displaced_beyond_the_search_is_declined_and_the_others_stay(tmp
     assert error(found.scenes[2].displacement, shifts[2]) < 0.2
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_scenes_on_other_grids_agree_with_each_other(tmp_path: Path) -> None:
     world = World(texture(6))
     reference = optical(tmp_path / "reference.tif", world.on(BOX), BOX)
@@ -147,6 +163,25 @@ def test_scenes_on_other_grids_agree_with_each_other(tmp_path: Path) -> None:
         assert np.hypot(*edge.measured_px) < 0.1
 
 
+def test_every_scene_gets_the_files_of_a_pair_by_the_common_solution(tmp_path: Path) -> None:
+    here, elsewhere = World(texture(5)), World(texture(98))
+    reference, scenes = photograph(tmp_path, [elsewhere, here, here], [(1.0, 1.0), (-2.0, 3.0)])
+    reference = optical(tmp_path / "reference.tif", here.on(BOX), BOX)
+    found = align_series(reference, scenes, tmp_path / "out", reference_sensor=OPTICAL, sensors=[OPTICAL, SAR])
+    other, good = (json.loads((tmp_path / "out" / s.name / "coregistration.json").read_text()) for s in found.scenes)
+    assert (other["status"], good["status"]) == ("declined", "aligned")
+    assert (good["dx_px"], good["dy_px"]) == pytest.approx((-2, 3), abs=0.2)
+    assert good["series"]["n_edges"] == 1
+    assert good["series"]["direct"]["reliable"]
+    for name in ("aligned.tif", "displacement.tif", "tie_points.gpkg", "checkerboard.png"):
+        assert (tmp_path / "out" / found.scenes[1].name / name).is_file(), name
+    aligned = raster.inspect(tmp_path / "out" / found.scenes[1].name / "aligned.tif")
+    assert aligned.geobox == BOX
+    left = raster.inspect(tmp_path / "out" / found.scenes[0].name / "aligned.tif")
+    assert left.tags["COREG_STATUS"] == "declined"
+
+
+@pytest.mark.usefixtures("unwritten")
 def test_the_number_of_workers_does_not_change_the_answer(tmp_path: Path) -> None:
     world = World(texture(5))
     reference, scenes = photograph(tmp_path, [world] * 2, SHIFTS[:2])
@@ -164,7 +199,7 @@ Answer = Callable[[str, str], Displacement]
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
+def answers(monkeypatch: pytest.MonkeyPatch, unwritten: object) -> Callable[[Answer], None]:
     """Let pairs be answered by a function of their two names instead of being measured."""
 
     def install(answer: Answer) -> None:
@@ -218,12 +253,15 @@ def test_a_scene_that_only_chance_matched_is_contradicted(tmp_path: Path, answer
     assert found.scenes[2].residual_px > 3
 
 
-def test_a_scene_is_reached_through_its_neighbours(tmp_path: Path, answers: Callable[[Answer], None]) -> None:
+def test_a_scene_is_reached_through_its_neighbours(
+    tmp_path: Path, answers: Callable[[Answer], None], unwritten: list[tuple[str, Registration]]
+) -> None:
     declined = Displacement.none(north_up((60, 80)), reason="no texture")
     answers(lambda a, b: declined if (a, b) == ("r", "c") else between(a, b))
     found = run(tmp_path, flat(tmp_path, "rabcd"))
     scene = found.scenes[2]
     assert scene.displacement.reliable
+    assert unwritten[2] == ("c", Registration(scene.displacement, scene.direct.points, scene.direct.overlap))
     assert (scene.displacement.dx_px, scene.displacement.dy_px) == pytest.approx((4, -2))
     # Two links of trust 0.9.
     assert scene.displacement.confidence == pytest.approx(0.81)
@@ -258,13 +296,16 @@ def test_a_field_survives_the_network(tmp_path: Path, answers: Callable[[Answer]
     assert np.allclose(displacement.at(col, row), bent.at(col, row), atol=0.03)
 
 
-def test_a_scene_that_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
+def test_a_scene_that_cannot_be_read_is_left_out_and_named(
+    tmp_path: Path, unwritten: list[tuple[str, Registration]]
+) -> None:
     world = World(texture(5))
     reference, scenes = photograph(tmp_path, [world], SHIFTS[:1])
     broken = tmp_path / "broken.tif"
     broken.write_bytes(b"no raster")
     found = align_series(reference, [broken, *scenes], tmp_path / "out", reference_sensor=OPTICAL, sensors=OPTICAL)
     assert [s.displacement.reason for s in found.scenes] == ["unreadable", ""]
+    assert [name for name, _ in unwritten] == ["2024-01"]
     assert "broken.tif" in json.loads((tmp_path / "out/series.json").read_text())["scenes"][0]["error"]
     with pytest.raises(SourceError, match=r"broken\.tif"):
         align_series(reference, [broken], tmp_path / "out", reference_sensor=OPTICAL, sensors=OPTICAL)
