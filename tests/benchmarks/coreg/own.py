@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from affine import Affine
-from odc.geo.geobox import GeoBox
 
 from coreg.cases import Points, Tile
 from coreg.rivals import Answer
@@ -19,11 +19,14 @@ PIXEL_M = 10.0
 
 
 def written(tile: Tile, path: Path) -> Path:
-    """Write a tile as a GeoTIFF on a plain UTM grid, NaN as nodata."""
-    from rsgeo_gan import raster
-
-    box = GeoBox(tile.values.shape, Affine(PIXEL_M, 0, 300000, 0, -PIXEL_M, 5000000), "EPSG:32632")
-    return Path(raster.write(path, tile.values, box, nodata=float("nan"), names=("band",), cog=False))
+    """Write a tile as a plain GeoTIFF on a UTM grid, NaN as nodata."""
+    height, width = tile.values.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", width=width, height=height, count=1, dtype="float32", nodata=float("nan"),
+        crs="EPSG:32632", transform=Affine(PIXEL_M, 0, 300000, 0, -PIXEL_M, 5000000),
+    ) as file:  # fmt: skip
+        file.write(tile.values, 1)
+    return path
 
 
 def files(reference: Tile, moving: Tile, reach_px: float) -> Answer:
