@@ -20,6 +20,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from rsgeo_gan.coregister.fit import TiePoints
 from rsgeo_gan.coregister.registration import Registration
 from rsgeo_gan.coregister.styles import arrow_scale, displacement_style, tie_point_style
 from rsgeo_gan.displacement import Displacement
@@ -33,6 +34,7 @@ __all__ = [
     "MAP_BANDS",
     "coarsened",
     "plain_numbers",
+    "reasons_of",
     "stored_whole",
     "write_displacement",
     "write_displacement_map",
@@ -197,14 +199,14 @@ def write_tie_points(path: Path, registration: Registration) -> Path:
     dx, dy = displacement.at(*points.at.T)
     start = np.stack(transformed(affine, *(points.at + 0.5).T), axis=-1)
     end = np.stack(transformed(affine, *(points.at + points.found + 0.5).T), axis=-1)
-    reason = np.asarray(points.reason, dtype=str)
+    reason = reasons_of(points)
     layer = geopandas.GeoDataFrame(
         {
             "dx_px": points.found[:, 0],
             "dy_px": points.found[:, 1],
             "length_px": np.hypot(*points.found.T),
             "score": points.score,
-            "confidence": points.confidence,
+            "confidence": getattr(points, "confidence", points.weight),
             "residual_px": np.hypot(points.found[:, 0] - dx, points.found[:, 1] - dy),
             "used": reason == "",
             "reason": reason.astype(object),
@@ -222,6 +224,12 @@ def write_tie_points(path: Path, registration: Registration) -> Path:
     lengths = np.hypot(*(end - start).T)
     tie_point_style(path, arrow_scale(lengths, _spacing(start)))
     return path
+
+
+def reasons_of(points: TiePoints) -> NDArray[np.str_]:
+    """Why each tie point does not support the displacement; empty where it does."""
+    known: NDArray[np.str_] = np.asarray(getattr(points, "reason", np.zeros(len(points), str)))
+    return known
 
 
 def _spacing(places: NDArray[np.float64]) -> float:

@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 
 import rsgeo_gan
 from rsgeo_gan.coregister.apply import status_of
+from rsgeo_gan.coregister.files import reasons_of
 from rsgeo_gan.coregister.inputs import Input
 from rsgeo_gan.coregister.registration import Registration
 from rsgeo_gan.grid import crs_of, pixels_in
@@ -72,7 +73,7 @@ def describe(here: Input, there: Input, found: Registration, settings: Mapping[s
     """
     displacement, points = found.displacement, found.points
     dx, dy = displacement.mean(found.overlap if found.overlap is not None else displacement.geobox)
-    used = np.asarray(points.reason, dtype=str) == ""
+    used = reasons_of(points) == ""
     expected = np.stack(displacement.at(*points.at.T), axis=-1)
     residual = np.hypot(*(points.found - expected).T)[used]
     share_here, share_there = _shares(here.info.geobox, there.info.geobox)

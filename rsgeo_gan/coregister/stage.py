@@ -5,25 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import uuid
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
 import pystac
-from affine import Affine
-from odc.geo.geobox import GeoBox
 
-from rsgeo_gan import raster
 from rsgeo_gan.catalog import Pairing
 from rsgeo_gan.coregister.features import METHODS
+from rsgeo_gan.coregister.files import write_displacement, write_tie_points
 from rsgeo_gan.coregister.pairing import STAGE, Candidate, Scene, choose_pairs
-from rsgeo_gan.coregister.registration import Registration, survey
+from rsgeo_gan.coregister.registration import survey
 from rsgeo_gan.coregister.views import View, default_bands
-from rsgeo_gan.displacement import Displacement
-from rsgeo_gan.errors import CoregistrationError, GridError, ProductError, SourceError
-from rsgeo_gan.grid import box_to_dict
+from rsgeo_gan.errors import CoregistrationError, GridError, SourceError
 from rsgeo_gan.manifest import Manifest, asset_path, check_share, make_item, safe_name
 from rsgeo_gan.progress import Progress, silent, track
 
@@ -31,8 +25,7 @@ __all__ = ["coregister"]
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1
-_MAP_SIDE_PX = 256
+_FORMAT = 2
 
 
 def coregister(
@@ -116,10 +109,10 @@ def _measure(candidate: Candidate, pair_id: str, pairing: Pairing, folder: Path,
     assets: dict[str, Path | str] = {
         "source": asset_path(source.item, "data"),
         "target": asset_path(target.item, "data"),
-        "displacement": _write_map(folder / "displacement.tif", displacement),
+        "displacement": write_displacement(folder / "displacement.tif", displacement),
     }
     if len(found.points):
-        assets["tie_points"] = _write_points(folder / "tie_points.gpkg", found)
+        assets["tie_points"] = write_tie_points(folder / "tie_points.gpkg", found)
     residual = found.residual_px if displacement.reliable else float("inf")
     assert source.time is not None
     return make_item(
@@ -141,7 +134,10 @@ def _measure(candidate: Candidate, pair_id: str, pairing: Pairing, folder: Path,
             "rsgeo:fingerprint": fingerprint,
         },
         assets=assets,
-        titles={"displacement": "dx, dy (reference pixels) and confidence", "tie_points": "Tie points"},
+        titles={
+            "displacement": "dx, dy (reference pixels), confidence and expected error",
+            "tie_points": "Tie points, arrows from the reference to where the content lies",
+        },
     )
 
 
@@ -154,53 +150,6 @@ def _view(scene: Scene) -> View:
     classes = (asset_path(scene.item, "scl"), tuple(hidden)) if hidden and "scl" in scene.item.assets else None
     bands = default_bands(scene.sensor, names, [int(i) for i in indexes])
     return View(asset_path(scene.item, "data"), scene.sensor, bands, classes)
-
-
-def _write_map(path: Path, displacement: Displacement) -> Path:
-    """Write dx, dy and confidence on a coarse version of the reference grid."""
-    height, width = displacement.geobox.shape
-    rows, cols = min(_MAP_SIDE_PX, height), min(_MAP_SIDE_PX, width)
-    step = width / cols, height / rows
-    box = GeoBox((rows, cols), displacement.geobox.affine * Affine.scale(*step), displacement.geobox.crs)
-    col, row = np.meshgrid((np.arange(cols) + 0.5) * step[0] - 0.5, (np.arange(rows) + 0.5) * step[1] - 0.5)
-    dx, dy = displacement.at(col, row)
-    array = np.stack([dx, dy, np.full_like(dx, displacement.confidence)]).astype(np.float32)
-    tags = {
-        "RSGEO_UNIT": "dx, dy: pixels of the reference, + right, + down; confidence: 0..1",
-        "RSGEO_RELIABLE": str(displacement.reliable).lower(),
-        "RSGEO_REASON": displacement.reason,
-        "RSGEO_SIGMA_PX": f"{displacement.sigma_px:.4f}",
-    }
-    return raster.write(path, array, box, names=("dx", "dy", "confidence"), tags=tags, cog=False)
-
-
-def _write_points(path: Path, found: Registration) -> Path:
-    """Write the tie points as a layer of points."""
-    points, displacement = found.points, found.displacement
-    dx, dy = displacement.at(*points.at.T)
-    x, y = displacement.geobox.affine * ((points.at + 0.5).T[0], (points.at + 0.5).T[1])
-    layer = geopandas.GeoDataFrame(
-        {
-            "dx_px": points.found[:, 0],
-            "dy_px": points.found[:, 1],
-            "score": points.score,
-            "weight": points.weight,
-            "residual_px": np.hypot(points.found[:, 0] - dx, points.found[:, 1] - dy),
-        },
-        geometry=geopandas.points_from_xy(x, y),
-        crs=box_to_dict(displacement.geobox)["crs"],
-    )
-    staged = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    try:
-        layer.to_file(staged, driver="GPKG", layer="tie_points")
-        staged.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise ProductError(
-            f"Cannot write {path}: {error}. Free some space or choose a folder that you may write to, and start again."
-        ) from error
-    finally:
-        staged.unlink(missing_ok=True)
-    return path
 
 
 def _pair_id(candidate: Candidate) -> str:

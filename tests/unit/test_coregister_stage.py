@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from odc.geo.geobox import GeoBox
 from rsgeo_gan.catalog import Pairing
 from rsgeo_gan.coregister import coregister, stage
 from rsgeo_gan.coregister.pairing import choose_pairs
-from rsgeo_gan.displacement import Displacement
+from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import CoregistrationError, ProductError, SourceError
-from rsgeo_gan.manifest import Manifest, make_item
+from rsgeo_gan.manifest import Manifest, displacement_of, make_item
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -181,7 +182,7 @@ def test_displacement_and_tie_points_are_written_for_a_gis(collection: Collectio
     again = Manifest.read(tmp_path / "pairs" / "pairs.json")
     assert again.ids() == pairs.ids() == ["eye0__sar0"]
     with rasterio.open(again.items[0].assets["displacement"].href) as field:
-        assert field.descriptions == ("dx", "dy", "confidence")
+        assert field.descriptions == ("dx", "dy", "confidence", "sigma_px")
         assert field.crs == "EPSG:32633"
         assert field.bounds == pytest.approx(tuple(north_up().boundingbox))
         assert field.read(1).mean() == pytest.approx(3.0, abs=0.1)
@@ -189,10 +190,37 @@ def test_displacement_and_tie_points_are_written_for_a_gis(collection: Collectio
     points = geopandas.read_file(again.items[0].assets["tie_points"].href)
     assert points.crs == "EPSG:32633"
     assert len(points) >= 9
-    assert points.dx_px.median() == pytest.approx(3.0, abs=0.2)
+    used = points[points.used]
+    assert used.dx_px.median() == pytest.approx(3.0, abs=0.2)
     west, south, east, north = north_up().boundingbox
-    assert points.geometry.x.between(west, east).all()
-    assert points.geometry.y.between(south, north).all()
+    start = points.geometry.get_coordinates().groupby(level=0).first()
+    assert start.x.between(west, east).all()
+    assert start.y.between(south, north).all()
+    end = used.geometry.get_coordinates().groupby(level=0).last()
+    assert (end.x - start.x[used.index]).median() == pytest.approx(30, abs=2)
+    assert (end.y - start.y[used.index]).median() == pytest.approx(20, abs=2)
+
+
+def test_a_field_travels_through_the_pairs_of_the_stage(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = north_up()
+    nodes = GeoBox((6, 6), box.affine * Affine.scale(64) * Affine.translation(-0.5, -0.5), box.crs)
+    row, col = np.indices(nodes.shape).astype(np.float32)
+    bent = Field(nodes, np.stack([col * row / 9, -row / 4]), 0.2 + col / 50, np.float32(1) - row / 10)
+    inner = stage.survey
+
+    def survey(*args: object, **settings: object) -> object:
+        found = inner(*args, **settings)  # type: ignore[arg-type]
+        return replace(found, displacement=Displacement(box, "field", (1, 0, 0, 0, 0, 0), 0.3, 0.9, True, 25, "", bent))
+
+    monkeypatch.setattr(stage, "survey", survey)
+    coregister(collection(), Pairing(), tmp_path / "pairs")
+    (pair,) = Manifest.read(tmp_path / "pairs" / "pairs.json")
+    back = displacement_of(pair)
+    assert back.field is not None
+    assert back.field.digest == bent.digest
+    assert np.array_equal(back.field.confidence, bent.confidence)
 
 
 def test_a_finished_pair_is_not_measured_again(
