@@ -370,8 +370,7 @@ _CFOG = (
     ("cfog-infrared-6", "visible–infrared", "other data/visible-infrared/test6_ref.tif",
      "other data/visible-infrared/test6_sen.tif", "other data/visible-infrared/VisibletoInfrared_CP.txt"),
     ("cfog-lidar", "optical–lidar", "data/LidarDepth_ref.png", "data/optical1_sen.png", "data/LidartoOptical_CP.txt"),
-    ("cfog-lidar-1", "optical–lidar", "other data/optical-LiDAR/visible1_ref.tif",
-     "other data/optical-LiDAR/LiDARintensity1_sen.tif", "other data/optical-LiDAR/LiDARToVisible1.txt"),
-    ("cfog-lidar-2", "optical–lidar", "other data/optical-LiDAR/visible2_ref.png",
-     "other data/optical-LiDAR/LiDARintensity2_sen.png", "other data/optical-LiDAR/LiDARToVisible2.txt"),
+    # Its points name the lidar image first.
+    ("cfog-lidar-1", "optical–lidar", "other data/optical-LiDAR/LiDARintensity1_sen.tif",
+     "other data/optical-LiDAR/visible1_ref.tif", "other data/optical-LiDAR/LiDARToVisible1.txt"),
 )  # fmt: skip
