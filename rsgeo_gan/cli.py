@@ -201,8 +201,9 @@ def coregister(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REFERENCE MOVING]",
-            help="The raster that gives the geometry, and the one to be aligned; instead of a catalogue.",
+            metavar="[REFERENCE MOVING...]",
+            help="The raster that gives the geometry and the one to be aligned, instead of a catalogue; several are "
+            "aligned as a series, each checked by its neighbours.",
             show_default=False,
         ),
     ] = None,
@@ -228,7 +229,7 @@ def coregister(
     ] = None,
     moving_bands: Annotated[str | None, typer.Option(metavar="N,N", help="The same for MOVING.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Parallel workers.")] = 1,
-    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 when the pair is declined.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 when a pair is declined.")] = False,
 ) -> None:
     """Align one raster to another, or pair the scenes of a catalogue and measure their displacement."""
     if bool(files) == (catalog is not None):
@@ -236,12 +237,13 @@ def coregister(
     if catalog is not None:
         _refuse(context, "--catalog", *_PAIR_OPTIONS)
         return _run(_job(catalog, out, "if_missing", "", "", _settings(settings)), ("coregister",))
-    _refuse(context, "two files", "settings")
-    if files is None or len(files) != 2:
-        raise typer.BadParameter(f"expected two files, got {len(files or ())}", param_hint="REFERENCE MOVING")
+    _refuse(context, "files", "settings")
+    if files is None or len(files) < 2:
+        raise typer.BadParameter(f"expected at least two files, got {len(files or ())}", param_hint="REFERENCE MOVING")
     from rsgeo_gan.coregister.features import METHODS
     from rsgeo_gan.coregister.product import align_pair
     from rsgeo_gan.coregister.registration import Freedom
+    from rsgeo_gan.coregister.series import align_series
 
     models = get_args(Freedom)
     if model not in models:
@@ -251,21 +253,25 @@ def coregister(
     if not 0 < max_shift_px <= 256:
         text = f"expected more than 0 and at most 256, got {max_shift_px:g}"
         raise typer.BadParameter(text, param_hint="--max-shift-px")
-    product = align_pair(
-        files[0],
-        files[1],
-        out,
-        reference_sensor=reference_sensor,
-        moving_sensor=moving_sensor,
-        reference_bands=_numbers(reference_bands, "--reference-bands"),
-        moving_bands=_numbers(moving_bands, "--moving-bands"),
-        model=cast("Freedom", model),
-        max_shift_px=max_shift_px,
-        method=method,
-        workers=workers,
-    )
-    _screen.print(product.summary, highlight=False, markup=False, soft_wrap=True)
-    if strict and product.status == "declined":
+    reference, *moving = files
+    options: dict[str, Any] = {
+        "reference_sensor": reference_sensor,
+        "reference_bands": _numbers(reference_bands, "--reference-bands"),
+        "moving_bands": _numbers(moving_bands, "--moving-bands"),
+        "model": cast("Freedom", model),
+        "max_shift_px": max_shift_px,
+        "method": method,
+        "workers": workers,
+    }
+    if len(moving) == 1:
+        product = align_pair(reference, moving[0], out, moving_sensor=moving_sensor, **options)
+        summary, declined = product.summary, product.status == "declined"
+    else:
+        with _bar("series") as progress:
+            series = align_series(reference, moving, out, sensors=moving_sensor, progress=progress, **options)
+        summary, declined = series.summary, not all(scene.displacement.reliable for scene in series.scenes)
+    _screen.print(summary, highlight=False, markup=False, soft_wrap=True)
+    if strict and declined:
         raise typer.Exit(EXIT_ERROR)
 
 

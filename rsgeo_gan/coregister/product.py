@@ -60,7 +60,8 @@ class Product:
     def summary(self) -> str:
         """What came of it, in a few words and numbers, for a person."""
         numbers = ", ".join(f"{name} {value}" for name, value in in_numbers(self.record).items())
-        return f"{headline(self.record)} ({numbers}); see {self.folder / RECORD}"
+        advice = f" {self.record['next_step']}" if self.record["next_step"] else ""
+        return f"{headline(self.record)} ({numbers}); see {self.folder / RECORD}.{advice}"
 
 
 def align_pair(

@@ -23,6 +23,18 @@ __all__ = ["FORMAT", "describe", "headline", "in_numbers"]
 FORMAT = 1
 """Version of the record's keys."""
 
+_NEXT_STEPS = {
+    "no overlap": "Check the CRS and the georeference of both rasters.",
+    "too little valid data": "Choose scenes with less nodata or cloud, or with more of the ground in common.",
+    "no texture": "Choose a scene that shows edges: coast, roads, fields.",
+    "peak at the edge of the search": "The content may lie further away: raise --max-shift-px.",
+    "two peaks": "The ground repeats itself (rows, blocks): choose a larger piece or other bands.",
+    "halves disagree": "Relief or change moves parts differently: try --model field, other bands, or RTC instead of GRD.",
+    "windows disagree": "Relief or change moves parts differently: try --model field, other bands, or RTC instead of GRD.",
+    "weak match": "Check that both rasters show the same place; try other bands or a date closer in time.",
+}
+"""What to try when a pair was declined, by reason code."""
+
 _ADVICE = (
     "Sentinel-1 GRD in relief is displaced by up to 16 px within one tile, in ways that no smooth displacement "
     "follows: prefer terrain-corrected products (RTC)."
@@ -82,6 +94,7 @@ def describe(here: Input, there: Input, found: Registration, settings: Mapping[s
         "format": FORMAT,
         "status": status_of(displacement),
         "reason": displacement.reason,
+        "next_step": _NEXT_STEPS.get(displacement.reason, "") if status_of(displacement) == "declined" else "",
         "reliable": displacement.reliable,
         "model": displacement.model,
         "dx_px": dx,

@@ -279,8 +279,8 @@ def test_a_result_never_overwrites_an_input(scenes: dict[str, Path], tmp_path: P
     [
         ([], "give either REFERENCE and MOVING, or --catalog"),
         (["a.tif", "b.tif", "--catalog", "sample"], "give either REFERENCE and MOVING, or --catalog"),
-        (["a.tif"], "expected two files, got 1"),
-        (["a.tif", "b.tif", "--set", "a=1"], "has no meaning beside two files"),
+        (["a.tif"], "expected at least two files, got 1"),
+        (["a.tif", "b.tif", "--set", "a=1"], "has no meaning beside files"),
         (["--catalog", "sample", "--strict"], "has no meaning beside --catalog"),
         (["--catalog", "sample", "--max-shift-px", "5"], "has no meaning beside --catalog"),
         (["a.tif", "b.tif", "--model", "magic"], "expected one of auto, none, shift, affine, field, got 'magic'"),
@@ -299,6 +299,24 @@ def test_any_number_of_workers_measures_the_same(aligned: Path, scenes: dict[str
     record = done(scenes["eye"], scenes["sar"], "--workers", "2", out=tmp_path)
     assert record["matrix"] == record_of(aligned)["matrix"]
     assert (tmp_path / "aligned.tif").read_bytes() == (aligned / "aligned.tif").read_bytes()
+
+
+def test_several_files_are_aligned_as_a_series(scenes: dict[str, Path], world: World, tmp_path: Path) -> None:
+    box = north_up()
+    other = optical(tmp_path / "other.tif", world.on(box, metres(box, (-1.0, 4.0))), box)
+    files = [scenes["eye"], scenes["moved"], other, scenes["unrelated"]]
+    result = call(*files, "--out", tmp_path / "out", "--strict")
+    assert result.exit_code == 1, "one scene of another place is declined"
+    assert "2 of 3 scenes placed" in result.stderr
+    assert (tmp_path / "out" / "series.png").exists()
+    found = json.loads((tmp_path / "out" / "series.json").read_text(), parse_constant=pytest.fail)
+    assert [scene["name"] for scene in found["scenes"]] == ["moved", "other", "unrelated"]
+    assert [scene["reliable"] for scene in found["scenes"]] == [True, True, False]
+    for name, expected in (("moved", (3, -2)), ("other", (-1, 4))):
+        record = record_of(tmp_path / "out" / name)
+        assert record["status"] == "aligned"
+        assert (record["dx_px"], record["dy_px"]) == pytest.approx(expected, abs=0.2)
+    assert record_of(tmp_path / "out" / "unrelated")["status"] == "declined"
 
 
 REAL = {
