@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
@@ -11,9 +13,10 @@ from rsgeo_gan.coregister.registration import Registration
 from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.grid import pixels_in, transformed
 
-__all__ = ["carried", "expected_errors", "lattice_of", "likeness", "pixel_ratio", "positions"]
+__all__ = ["carried", "expected_errors", "lattice_of", "likeness", "pixel_ratio", "positions", "unshrunk"]
 
 _SIDE, _MOST = 9, 33
+_IDLE_PX = 0.15
 _STRAIGHT_PX = 0.02
 _FLAT_PX = 0.05
 _LEAST_PX, _MOST_PX = 0.02, 50.0
@@ -44,6 +47,25 @@ def positions(box: GeoBox, lattice: GeoBox) -> Array:
     row, col = (part.ravel() for part in np.mgrid[: lattice.shape.y, : lattice.shape.x])
     x, y = transformed(~box.affine * lattice.affine, col + 0.5, row + 0.5)
     return np.stack([x, y], axis=1) - 0.5
+
+
+def unshrunk(found: Registration) -> Displacement:
+    """Say what a pair measured, where its model is none the middle of its tie points.
+
+    Model choice turns a displacement that is no larger than its error into none. That is right for one pair, but
+    a network that takes such zeros at their word adds up what was cut off.
+
+    Args:
+        found: A reliable pair.
+
+    Returns:
+        Its displacement, or a shift by the weighted median of its tie points.
+    """
+    displacement, points = found.displacement, found.points
+    if displacement.model != "none" or not len(points) or not points.weight.sum() > 0:
+        return displacement
+    dx, dy = (_median(values, points.weight) for values in points.found.T)
+    return replace(displacement, model="shift", matrix=(dx, 0.0, 0.0, dy, 0.0, 0.0))
 
 
 def carried(displacement: Displacement, box: GeoBox, at: Array) -> Array:
@@ -116,8 +138,9 @@ def likeness(
         freest: The freest model allowed: "none", "shift", "affine" or "field".
 
     Returns:
-        A reliable displacement: none where the values are zero, a shift where they differ by less than 0.02 px
-        (root mean square), an affine where they leave less than 0.05 px, else a field.
+        A reliable displacement: none where the values are smaller than 0.15 px and than their error, which is not
+        worth a resampling; a shift where they differ by less than 0.02 px (root mean square), an affine where they
+        leave less than 0.05 px, else a field.
     """
     height, width = box.shape
     at = positions(box, lattice) - np.array([(width - 1) / 2, (height - 1) / 2])
@@ -129,7 +152,7 @@ def likeness(
     (a, d), (b, e), (c, f) = (tuple(float(v) for v in row) for row in coefficients)
     mean_sigma = float(np.sqrt((sigma**2).mean()))
     known = {"sigma_px": mean_sigma, "confidence": confidence, "reliable": True, "n_tie_points": n_tie_points}
-    if freest == "none" or not np.abs(values).max() > 0:
+    if freest == "none" or _rms(values) <= min(_IDLE_PX, mean_sigma):
         return Displacement(box, "none", **known)  # type: ignore[arg-type]
     middle = values.mean(axis=0)
     if freest == "shift" or _rms(values - middle) < _STRAIGHT_PX:
@@ -151,6 +174,13 @@ def _moved(at: Array, source: GeoBox, target: GeoBox) -> Array:
     found = np.stack(pixels_in(target, source, at[:, 0] + 0.5, at[:, 1] + 0.5), axis=1) - 0.5
     found[~np.isfinite(found).all(axis=1)] = np.nan
     return found
+
+
+def _median(values: Array, weights: Array) -> float:
+    """Value at which half of the weight lies below."""
+    order = np.argsort(values)
+    below = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(below, 0.5 * below[-1]).clip(0, len(order) - 1)])
 
 
 def _rms(apart: Array) -> float:

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
-from rsgeo_gan.coregister.lattices import carried, expected_errors, lattice_of, likeness, pixel_ratio, positions
+from rsgeo_gan.coregister.lattices import (
+    carried,
+    expected_errors,
+    lattice_of,
+    likeness,
+    pixel_ratio,
+    positions,
+    unshrunk,
+)
 from rsgeo_gan.coregister.network import Edge, Network, compose
 from rsgeo_gan.coregister.registration import Freedom, Registration, survey
 from rsgeo_gan.coregister.views import View
@@ -221,7 +229,7 @@ class _Solving:
         for (start, stop), found in zip(self.pairs, self.registrations, strict=True):
             at = self.at + so_far[start]
             edges.append(
-                Edge(start, stop, carried(found.displacement, self.box, at), expected_errors(found, self.box, at))
+                Edge(start, stop, carried(unshrunk(found), self.box, at), expected_errors(found, self.box, at))
             )
         return edges
 
