@@ -125,8 +125,8 @@ def _checked(bands: Sequence[int] | None, info: raster.RasterInfo, role: Role) -
 
 
 def _told(path: str, info: raster.RasterInfo) -> Sensor | None:
-    """The sensor that the file tells, if it does: bytes without band names tell none, nor do colours alone."""
-    if info.dtype == "uint8" and not any(info.names):
+    """The sensor that a local file tells, if it does: bytes without band names tell none, nor do colours alone."""
+    if (info.dtype == "uint8" and not any(info.names)) or not Path(path).is_file():
         return None
     try:
         found = get_sensor(guess_side(Path(path), None, "source")["sensor"])

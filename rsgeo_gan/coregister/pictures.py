@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -30,10 +29,12 @@ __all__ = ["Layer", "checkerboard"]
 Image = NDArray[np.float32]
 
 _WHOLE_PX = 900
-_DETAIL_PX = 160
+_DETAIL_PX = 128
 _SQUARES = 8
 _BORDER_SHARE = 0.005
-_INK = "#1e293b"
+_PANEL = 5.5
+_INK, _ALERT = "#1e293b", "#b91c1c"
+_GREY = (0.55, 0.55, 0.55)
 _NODATA = (0.80, 0.84, 0.92)
 _MIDDLE = 0.38
 """Brightness that half of an image should reach."""
@@ -77,19 +78,21 @@ def checkerboard(
     box: GeoBox | None,
     detail: tuple[float, float] | None,
     title: str,
-    lines: Mapping[str, str],
+    lines: Sequence[str] = (),
+    alert: bool = False,
 ) -> Path:
-    """Write the picture: the whole overlap above, a detail at full resolution below, before and after.
+    """Write the picture: the whole overlap and a detail at full resolution, before and after.
 
     Args:
         path: PNG to write.
         reference: The raster that gives the geometry.
         before: The moving raster by its own georeference.
-        after: The aligned raster; None when the content was not moved, which leaves one column.
+        after: The aligned raster; None when the content was not moved, which leaves one state to show.
         box: The overlap on the reference's axes; None when there is none, which leaves words.
         detail: Column and row of the box about which the detail lies; its middle when None.
         title: One line on top.
-        lines: Numbers under the title, by their names.
+        lines: Two more lines of words and numbers.
+        alert: Whether the title is a warning.
 
     Returns:
         The path.
@@ -97,64 +100,49 @@ def checkerboard(
     Raises:
         ProductError: If it cannot be written.
     """
-    columns = [("as delivered", before)] if after is None else [("before", before), ("after", after)]
-    if box is None:
-        figure = Figure(figsize=(9.0, 2.4))
-        _headline(figure, title, lines)
-    else:
-        figure = _drawn(reference, columns, box, detail, title, lines)
-    return stored_whole(
-        path, lambda staged: figure.savefig(staged, format="png", dpi=110, facecolor="white")
-    )  # fmt: skip
+    figure = Figure(figsize=(9.0, 1.2)) if box is None else _drawn(reference, before, after, box, detail)
+    height = figure.get_figheight()
+    for text, down, size, weight, colour in zip(
+        (title, *lines), (0.12, 0.46, 0.74), (13, 10, 10), ("bold", "normal", "normal"),
+        (_ALERT if alert else _INK, _INK, _INK), strict=False,
+    ):  # fmt: skip
+        figure.text(0.012, 1 - down / height, text, fontsize=size, color=colour, va="top", weight=weight)
+    return stored_whole(path, lambda staged: figure.savefig(staged, format="png", dpi=110, facecolor="white"))
 
 
 def _drawn(
-    reference: Layer,
-    columns: list[tuple[str, Layer]],
-    box: GeoBox,
-    detail: tuple[float, float] | None,
-    title: str,
-    lines: Mapping[str, str],
+    reference: Layer, before: Layer, after: Layer | None, box: GeoBox, detail: tuple[float, float] | None
 ) -> Figure:
-    """Draw the panels."""
+    """Draw the panels: states side by side and detail below, or the only state and its detail side by side."""
     whole, near = _shrunk(box), _cut(box, detail)
-    rows = [whole] if tuple(near.shape) == tuple(box.shape) else [whole, near]
+    places = [whole] if tuple(near.shape) == tuple(box.shape) else [whole, near]
+    layers = {"as delivered": before} if after is None else {"before": before, "after": after}
     tall, wide = box.shape
-    panel = 5.6
     share = min(1.4, max(0.5, tall / wide))
-    width = max(9.0, panel * len(columns))
-    figure = Figure(figsize=(width, 1.3 + panel * share + (panel + 0.2) * (len(rows) - 1)))
-    grid = figure.subplots(
-        len(rows), len(columns), squeeze=False, gridspec_kw={"height_ratios": [share, 1.0][: len(rows)]}
-    )
-    for number, place in enumerate(rows):
+    if after is None:
+        figure = Figure(figsize=(11.2, 1.7 + _PANEL * max(share, 1.0)))
+        panels = figure.subplots(1, 2, squeeze=False).T
+    else:
+        shares = [share, 1.0][: len(places)]
+        figure = Figure(figsize=(11.2, 1.7 + _PANEL * sum(shares) + 0.3 * (len(places) - 1)))
+        panels = figure.subplots(len(places), 2, squeeze=False, gridspec_kw={"height_ratios": shares})
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for row, place in zip(panels, places, strict=False):
         ground = _stretched(reference.on(place))
-        for (name, layer), axes in zip(columns, grid[number], strict=True):
+        for axes, (name, layer) in zip(row, layers.items(), strict=False):
             _panel(axes, _mixed(ground, _stretched(layer.on(place))))
-            if number == 0:
-                axes.set_title(name, color=_INK, fontsize=12, loc="left")
-                if len(rows) == 2:
-                    _frame(axes, whole, near)
-            else:
-                tall_px, wide_px = place.shape
-                axes.set_title(f"{name}, detail of {wide_px} × {tall_px} px", color=_INK, fontsize=10, loc="left")
-    _headline(figure, title, lines)
-    keys = [
-        Patch(color="0.55", label="reference"),
-        Patch(color=_TINT, label="moving"),
-        Patch(color=_NODATA, label="no data"),
-    ]
-    figure.legend(handles=keys, loc="lower center", ncols=3, frameon=False, fontsize=9, labelcolor=_INK)
+            if place is near:
+                name = f"{name}, detail of {near.shape.x} × {near.shape.y} px"
+            elif len(places) > 1:
+                _frame(axes, whole, near)
+            axes.set_title(name, color=_INK, fontsize=11, loc="left")
+    keys = {"reference": _GREY, "moving": _TINT, "no data": _NODATA}
+    handles = [Patch(color=colour, label=name) for name, colour in keys.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=9, labelcolor=_INK)
     height = figure.get_figheight()
-    figure.subplots_adjust(0.012, 0.5 / height, 0.988, 1 - 1.05 / height, wspace=0.03, hspace=0.09)
+    figure.subplots_adjust(0.012, 0.45 / height, 0.988, 1 - 1.3 / height, wspace=0.03, hspace=0.1)
     return figure
-
-
-def _headline(figure: Figure, title: str, lines: Mapping[str, str]) -> None:
-    height = figure.get_figheight()
-    figure.text(0.012, 1 - 0.14 / height, title, fontsize=13, color=_INK, va="top", weight="bold", wrap=True)
-    words = "    ".join(f"{name} {value}" for name, value in lines.items())
-    figure.text(0.012, 1 - 0.48 / height, words, fontsize=10, color=_INK, va="top", wrap=True)
 
 
 def _small(view: View, box: GeoBox) -> Image | None:
@@ -259,7 +247,8 @@ def _border(zero: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return found
 
 
-def _panel(axes: Axes, picture: Any) -> None:
+def _panel(axes: Axes, picture: NDArray[np.float32]) -> None:
+    axes.set_axis_on()
     axes.imshow(picture, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -18,7 +18,7 @@ from rsgeo_gan.coregister.apply import Status, align, status_of
 from rsgeo_gan.coregister.files import coarsened, write_displacement_map, write_record, write_tie_points
 from rsgeo_gan.coregister.inputs import Input, detected, look_at
 from rsgeo_gan.coregister.pictures import Layer, checkerboard
-from rsgeo_gan.coregister.record import describe, headline, in_numbers
+from rsgeo_gan.coregister.record import describe, headline, in_a_word, in_numbers
 from rsgeo_gan.coregister.registration import Freedom, Registration, survey
 from rsgeo_gan.coregister.styles import style_path
 from rsgeo_gan.coregister.views import View
@@ -237,8 +237,12 @@ def _picture(
         moved,
         box=box,
         detail=centre,
-        title=headline(record),
-        lines=in_numbers(record),
+        title=in_a_word(record),
+        lines=(
+            f"{Path(there.source).name} on {Path(here.source).name}",
+            "    ".join(f"{name} {value}" for name, value in in_numbers(record).items()),
+        ),
+        alert=record["status"] == "declined",
     )
 
 

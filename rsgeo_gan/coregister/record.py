@@ -18,19 +18,20 @@ from rsgeo_gan.coregister.inputs import Input
 from rsgeo_gan.coregister.registration import Registration
 from rsgeo_gan.grid import crs_of, pixels_in
 
-__all__ = ["FORMAT", "describe", "headline", "in_numbers"]
+__all__ = ["FORMAT", "describe", "headline", "in_a_word", "in_numbers"]
 
 FORMAT = 1
 """Version of the record's keys."""
 
+_PARTS = "Relief or change moves parts differently: try --model field, other bands, or RTC instead of GRD."
 _NEXT_STEPS = {
     "no overlap": "Check the CRS and the georeference of both rasters.",
     "too little valid data": "Choose scenes with less nodata or cloud, or with more of the ground in common.",
     "no texture": "Choose a scene that shows edges: coast, roads, fields.",
     "peak at the edge of the search": "The content may lie further away: raise --max-shift-px.",
     "two peaks": "The ground repeats itself (rows, blocks): choose a larger piece or other bands.",
-    "halves disagree": "Relief or change moves parts differently: try --model field, other bands, or RTC instead of GRD.",
-    "windows disagree": "Relief or change moves parts differently: try --model field, other bands, or RTC instead of GRD.",
+    "halves disagree": _PARTS,
+    "windows disagree": _PARTS,
     "weak match": "Check that both rasters show the same place; try other bands or a date closer in time.",
 }
 """What to try when a pair was declined, by reason code."""
@@ -43,13 +44,17 @@ _ADVICE = (
 
 def headline(record: Mapping[str, Any]) -> str:
     """Say in one line which raster was put on which, and what came of it."""
-    words = {
-        "aligned": "aligned",
-        "unchanged": "left as it is, already aligned",
-        "declined": f"DECLINED, geometry left alone: {record['reason']}",
-    }
     moving, reference = (Path(record[role]["path"]).name for role in ("moving", "reference"))
-    return f"{moving} on {reference}: {words[record['status']]}"
+    return f"{moving} on {reference}: {in_a_word(record)}"
+
+
+def in_a_word(record: Mapping[str, Any]) -> str:
+    """Say what came of a pair."""
+    if record["status"] == "declined":
+        return f"DECLINED, geometry left alone: {record['reason']}"
+    if record["status"] == "unchanged":
+        return "reprojected only, as asked" if record.get("model_asked") == "none" else "left as it is, already aligned"
+    return "aligned"
 
 
 def in_numbers(record: Mapping[str, Any]) -> dict[str, str]:
@@ -64,7 +69,7 @@ def in_numbers(record: Mapping[str, Any]) -> dict[str, str]:
         "confidence": f"{record['confidence']:.2f}",
         "tie points": str(record["n_tie_points"]),
     }
-    if "east_m" in record:
+    if record["status"] == "aligned" and "east_m" in record:
         east, north = record["east_m"], record["north_m"]
         across, along = "east" if east >= 0 else "west", "north" if north >= 0 else "south"
         numbers["content lay"] = f"{abs(east):.1f} m {across}, {abs(north):.1f} m {along}"
