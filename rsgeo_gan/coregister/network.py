@@ -30,6 +30,7 @@ _ROUNDS = 60
 _LEAST = 1e-3
 _IGNORED = 0.01
 _SETTLED = 1e-4
+_ENOUGH = 100
 
 Array = NDArray[np.float64]
 
@@ -143,23 +144,26 @@ def solve(count: int, edges: Sequence[Edge], *, floor_px: float = _FLOOR_PX) -> 
 
     reasons = [""] * count
     alive = known.copy()
+    # One weight an edge: some points show it as well as all.
+    rough = graph.thinned()
     first: Array | None = None
     while True:
         joined = graph.reached(alive)
         active = alive & joined[start] & joined[stop]
-        solution, weight = graph.robust(active, joined)
+        least, weight = rough.robust(active, joined)
+        first = graph.linear(least, joined) if first is None else first
         used = active & (weight > 0)
-        first = solution if first is None else first
         exposed = graph.exposed(active, used, joined)
         if not exposed:
             break
         for node in exposed:
             reasons[node] = CONTRADICTED
             alive &= (start != node) & (stop != node)
+    solution = graph.linear(weight, joined)
     displacement = np.where(joined[:, None, None], solution, np.nan)
     error = graph.errors(used, weight, joined, solution)
     for node in range(1, count):
-        if reasons[node] and first is not None:
+        if reasons[node]:
             displacement[node] = first[node]
         elif not joined[node]:
             reasons[node] = NOT_CONNECTED
@@ -202,17 +206,23 @@ class _Graph:
                     found[self.start[e]] = found[self.stop[e]] = grown = True
         return found
 
+    def thinned(self) -> _Graph:
+        """The same edges at no more than about a hundred of the points."""
+        step = max(1, -(-self.measured.shape[1] // _ENOUGH))
+        return _Graph(self.count, self.start, self.stop, self.measured[:, ::step], self.spread[:, ::step])
+
     def robust(self, active: NDArray[np.bool_], joined: NDArray[np.bool_]) -> tuple[Array, Array]:
-        """Displacements (N, P, 2) and the trust in each edge (E,)."""
+        """Weights (E,) of the least sum of absolute residuals, and the trust in each edge (E,)."""
         weight = active.astype(float)
-        solution = self._linear(weight, joined)
+        solution = self.linear(weight, joined)
         ratio = self._ratio(solution)
         for _ in range(_ROUNDS):
             weight = active / np.maximum(ratio, _LEAST)
-            solution = self._linear(weight, joined)
+            solution = self.linear(weight, joined)
             before, ratio = ratio, self._ratio(solution)
             if not active.any() or np.abs(ratio - before)[active].max() < _SETTLED:
                 break
+        least = weight
         # Disagreement below the tolerance is never called a contradiction, however small the stated errors are.
         limit = np.maximum(_TUKEY, _TOLERANCE_PX / self.spread.mean(axis=1)) if self.spread.size else ratio + 1.0
         kept = active.copy()
@@ -222,7 +232,7 @@ class _Graph:
             # An edge with little control shows little of its error as a residual.
             shown = np.where(weight > 0, ratio / np.sqrt(self._redundancy(weight)) / limit, 0.0)
             if shown.max(initial=0.0) <= 1.0:
-                return solution, weight
+                return least, weight
             kept &= shown < shown.max() * (1.0 - 1e-6)
 
     def _biweight(self, active: NDArray[np.bool_], solution: Array, limit: Array) -> tuple[Array, Array]:
@@ -234,7 +244,7 @@ class _Graph:
             weight[weight < _IGNORED] = 0.0
             held = self.reached(weight > 0)
             # A scene whose edges are all refused keeps the place that their least absolute sum gave it.
-            solution = np.where(held[:, None, None], self._linear(weight, held), solution)
+            solution = np.where(held[:, None, None], self.linear(weight, held), solution)
             if np.abs(weight - before).max(initial=0.0) < _SETTLED:
                 break
         return solution, weight
@@ -290,7 +300,7 @@ class _Graph:
         result[nodes] = np.sqrt(variance * factor).T
         return result
 
-    def _linear(self, weight: Array, joined: NDArray[np.bool_]) -> Array:
+    def linear(self, weight: Array, joined: NDArray[np.bool_]) -> Array:
         """Weighted least squares at every point."""
         points = self.measured.shape[1]
         solution = np.zeros((self.count, points, 2))

@@ -239,7 +239,7 @@ class _Solving:
         problem = self.views[number]
         reason = "unreadable" if isinstance(problem, RSGeoGANError) else self._reason(number, network)
         if reason:
-            _log.warning("series: %s is left alone, %s", name, reason)
+            _log.info("series: %s is left alone, %s", name, reason)
             displacement = Displacement.none(self.box, reason=reason)
         else:
             mine = [n for n, pair in enumerate(self.pairs) if number in pair and network.used[n]]

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from rsgeo_gan.coregister.series_measure import SeriesResult, SeriesScene
 from rsgeo_gan.errors import ProductError
@@ -18,7 +19,7 @@ __all__ = ["draw_series"]
 
 _INK, _QUIET = "#334155", "#94a3b8"
 _DX, _DY, _LOST = "#c2410c", "#2563eb", "#cbd5e1"
-_CELL_IN = 0.48
+_CELL_IN, _BARE_CELL_IN = 0.48, 0.3
 _MOST_NAMED = 40
 _LONGEST_NAME = 26
 _MOST_TEXT = 14
@@ -38,8 +39,8 @@ def draw_series(path: Path, result: SeriesResult) -> Path:
         ProductError: If it cannot be written.
     """
     count = len(result.scenes)
-    side = float(np.clip(_CELL_IN * (count + 1), 3.2, 14.0))
-    figure = Figure(figsize=(2 * side + 4.6, side + 2.2), layout="constrained")
+    side = float(np.clip((_CELL_IN if count < _MOST_TEXT else _BARE_CELL_IN) * (count + 1), 3.4, 14.0))
+    figure = Figure(figsize=(2 * side + 6.4, side + 1.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _residuals(figure, left, result)
     _places(right, result.scenes)
@@ -81,8 +82,8 @@ def _residuals(figure: Figure, axes: Axes, result: SeriesResult) -> None:
             )  # fmt: skip
     step = max(1, -(-count // _MOST_NAMED))
     ticks = list(range(0, count, step))
-    axes.set_xticks(ticks, [_short(names[n]) for n in ticks], rotation=90)
-    axes.set_yticks(ticks, [_short(names[n]) for n in ticks])
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.set_yticks(ticks, [f"{_short(names[n])}  {n}" for n in ticks])
     for label, n in zip(axes.get_yticklabels(), ticks, strict=True):
         label.set_color(_colour(result.scenes, n))
     for label, n in zip(axes.get_xticklabels(), ticks, strict=True):
@@ -91,7 +92,7 @@ def _residuals(figure: Figure, axes: Axes, result: SeriesResult) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_title(
-        "Distance of each pair from the common solution, px\nframed: not used; ×: declined; empty: not measured",
+        "Distance of each pair from the solution, px\nframed: not used; ×: declined; empty: not measured",
         loc="left", fontsize=9, color=_INK,
     )  # fmt: skip
     bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02)
@@ -114,14 +115,15 @@ def _places(axes: Axes, scenes: Sequence[SeriesScene]) -> None:
     for n, scene in enumerate(scenes):
         if not scene.displacement.reliable:
             axes.annotate(
-                scene.displacement.reason, (0, n + 1), (6, 0), textcoords="offset points", va="center",
+                scene.displacement.reason, (0.02, n + 1), xycoords=axes.get_yaxis_transform(), va="center",
                 fontsize=8, color="#b91c1c",
             )  # fmt: skip
     reach = max([1.0] + [abs(v) + 2 * s.displacement.sigma_px for s in scenes if s.displacement.reliable
                          for v in (s.displacement.dx_px, s.displacement.dy_px)])  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.set_xlim(-1.12 * reach, 1.12 * reach)
     step = max(1, -(-len(scenes) // _MOST_NAMED))
-    axes.set_yticks(row[::step], [_short(scene.name) for scene in scenes[::step]])
+    axes.set_yticks(row[::step], [f"{_short(scene.name)}  {n + 1}" for n, scene in enumerate(scenes)][::step])
     axes.set_ylim(len(scenes) + 0.6, 0.4)
     axes.tick_params(labelsize=8, colors=_INK)
     axes.grid(True, axis="x", color="#e2e8f0", linewidth=0.6)
@@ -130,9 +132,12 @@ def _places(axes: Axes, scenes: Sequence[SeriesScene]) -> None:
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_QUIET)
     axes.set_xlabel("reference pixels, + right (dx), + down (dy)", fontsize=8, color=_INK)
-    axes.set_title("Where the content of each scene lies relative to the reference", loc="left", fontsize=9, color=_INK)
+    axes.set_title(
+        "Where each scene's content lies, relative to the reference", loc="left", fontsize=9, color=_INK,
+        pad=20 if good else 6,
+    )  # fmt: skip
     if good:
-        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+        axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2)
 
 
 def _frame(col: int, row: int) -> Rectangle:
