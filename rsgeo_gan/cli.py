@@ -184,6 +184,7 @@ _PAIR_OPTIONS = (
     "method",
     "reference_sensor",
     "moving_sensor",
+    "bands",
     "reference_bands",
     "moving_bands",
     "workers",
@@ -201,7 +202,7 @@ def coregister(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REFERENCE MOVING...]",
+            metavar="REFERENCE MOVING",
             help="The raster that gives the geometry and the one to be aligned, instead of a catalogue; several are "
             "aligned as a series, each checked by its neighbours.",
             show_default=False,
@@ -224,10 +225,11 @@ def coregister(
         str | None, typer.Option(help="Sensor of REFERENCE; default: told from the file, or values as they are.")
     ] = None,
     moving_sensor: Annotated[str | None, typer.Option(help="Sensor of MOVING; default likewise.")] = None,
-    reference_bands: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Bands to match by, counted from 1; default: up to two.")
+    bands: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Bands of both to match by, counted from 1; default: up to two.")
     ] = None,
-    moving_bands: Annotated[str | None, typer.Option(metavar="N,N", help="The same for MOVING.")] = None,
+    reference_bands: Annotated[str | None, typer.Option(metavar="N,N", help="Bands of REFERENCE to match by.")] = None,
+    moving_bands: Annotated[str | None, typer.Option(metavar="N,N", help="Bands of MOVING to match by.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Parallel workers.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 1 when a pair is declined.")] = False,
 ) -> None:
@@ -256,8 +258,8 @@ def coregister(
     reference, *moving = files
     options: dict[str, Any] = {
         "reference_sensor": reference_sensor,
-        "reference_bands": _numbers(reference_bands, "--reference-bands"),
-        "moving_bands": _numbers(moving_bands, "--moving-bands"),
+        "reference_bands": _numbers(reference_bands, "--reference-bands") or _numbers(bands, "--bands"),
+        "moving_bands": _numbers(moving_bands, "--moving-bands") or _numbers(bands, "--bands"),
         "model": cast("Freedom", model),
         "max_shift_px": max_shift_px,
         "method": method,

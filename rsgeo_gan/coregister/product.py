@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +25,6 @@ from rsgeo_gan.errors import ProductError
 from rsgeo_gan.sensors import Sensor
 
 __all__ = ["FILES", "RECORD", "Product", "align_pair", "input_of", "made_writable", "write_pair"]
-
-_log = logging.getLogger(__name__)
 
 FILES = {
     "aligned": "aligned.tif",
@@ -215,8 +212,6 @@ def write_pair(
     _picture(folder / FILES["checkerboard"], here, there, found, record, aligned if overlaps else None)
     record["files"] = {key: name if (folder / name).exists() else None for key, name in FILES.items()}
     write_record(folder / RECORD, record)
-    if status == "declined":
-        _log.warning("%s: geometry left alone, %s", there.source, displacement.reason)
     return Product(folder, status, record)
 
 

@@ -295,6 +295,15 @@ def test_wrong_usage_ends_with_code_two(arguments: list[str], message: str, tmp_
     assert message in " ".join(result.output.replace("│", " ").split())
 
 
+def test_bands_may_be_chosen_for_both_or_for_one(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "s1s2-chips-usa"
+    pair = [folder / f"texas_257_r512c0_{name}.tif" for name in ("s2rgb", "s1vh")]
+    record = done(*pair, "--bands", "1", out=tmp_path)
+    assert (record["reference"]["bands"], record["moving"]["bands"]) == ([1], [1])
+    record = done(*pair, "--bands", "1", "--reference-bands", "2,3", out=tmp_path)
+    assert (record["reference"]["bands"], record["moving"]["bands"]) == ([2, 3], [1])
+
+
 def test_any_number_of_workers_measures_the_same(aligned: Path, scenes: dict[str, Path], tmp_path: Path) -> None:
     record = done(scenes["eye"], scenes["sar"], "--workers", "2", out=tmp_path)
     assert record["matrix"] == record_of(aligned)["matrix"]
