@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rsgeo_gan import raster
+from rsgeo_gan.coregister.apply import status_of
 from rsgeo_gan.coregister.inputs import Input
 from rsgeo_gan.coregister.product import input_of, made_writable, write_pair
 from rsgeo_gan.coregister.registration import Freedom, view
@@ -159,7 +160,14 @@ def series_record(result: SeriesResult, reference: Path | str, scenes: Sequence[
 def _scene(scene: SeriesScene, path: Path | str) -> dict[str, Any]:
     described = scene.displacement.to_dict()
     del described["geobox"]
-    return {"name": scene.name, "path": str(path), **described, **_evidence(scene), "error": scene.error}
+    return {
+        "name": scene.name,
+        "path": str(path),
+        "status": status_of(scene.displacement),
+        **described,
+        **_evidence(scene),
+        "error": scene.error,
+    }
 
 
 def _evidence(scene: SeriesScene) -> dict[str, Any]:

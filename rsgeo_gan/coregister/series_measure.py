@@ -270,12 +270,15 @@ class _Solving:
     def _reason(self, number: int, network: Network) -> str:
         """The network's reason; for a scene that no pair holds, what its pairs say if they say one thing."""
         reason = network.reasons[number]
+        held = {scene for pair in self.pairs for scene in pair}
+        if not reason or number in held:
+            return reason
         said = {
             entry.displacement.reason if isinstance(entry, Registration) else "unreadable"
             for pair, entry in self.found.items()
             if number in pair
         }
-        return said.pop() if reason and number not in np.ravel(self.pairs or [(-1, -1)]) and len(said) == 1 else reason
+        return said.pop() if len(said) == 1 else reason
 
     def _confidence(self, network: Network) -> list[float]:
         """Trust in each scene: that of the most trusted chain of used pairs, the product of its links."""

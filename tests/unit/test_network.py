@@ -123,6 +123,25 @@ def test_displacements_with_slopes_are_composed_where_the_content_lies() -> None
     assert np.allclose(found.displacement[2], np.array([10.0, 0.0]) + (at + np.array([10.0, 0.0])) @ turn)
 
 
+def test_stated_errors_hold_and_all_pairs_beat_the_direct_ones(rng: np.random.Generator) -> None:
+    # Expected errors are of both components together.
+    apart, inside, direct = [], [], []
+    for _ in range(60):
+        noisy = []
+        for plain in everyone():
+            noise = rng.normal(0, 0.3 / np.sqrt(2), 2)
+            noisy.append(Edge(plain.start, plain.stop, plain.measured + noise, np.full(POINTS, 0.3)))
+            if not plain.start:
+                direct.append(np.hypot(*noise))
+        found = solve(5, noisy, floor_px=0.0)
+        error = np.hypot(*(found.displacement[1:, 0] - TRUTH[1:]).T)
+        apart += list(error)
+        inside += list(error < 2 * found.sigma[1:, 0])
+        assert set(found.reasons) == {""}
+    assert np.mean(inside) > 0.93
+    assert np.median(apart) < 0.75 * np.median(direct)
+
+
 def test_edges_that_make_no_sense_are_named() -> None:
     with pytest.raises(ValueError, match="edge 1-1: expected two different scenes"):
         solve(2, [Edge(1, 1, np.zeros((1, 2)), np.ones(1))])

@@ -18,6 +18,7 @@ from pyproj import Transformer
 from rsgeo_gan import raster
 from rsgeo_gan.coregister import series, series_measure
 from rsgeo_gan.coregister.fit import TiePoints
+from rsgeo_gan.coregister.lattices import expected_errors
 from rsgeo_gan.coregister.network import CONTRADICTED, NOT_CONNECTED
 from rsgeo_gan.coregister.registration import Registration, view
 from rsgeo_gan.coregister.series import SeriesResult, align_series, names_of
@@ -109,6 +110,7 @@ def test_the_record_tells_scenes_and_edges(mixed: tuple[SeriesResult, Path]) -> 
     record = json.loads((mixed[1] / "series.json").read_text())
     assert [entry["name"] for entry in record["scenes"]] == [f"2024-0{n}" for n in range(1, 6)]
     assert [entry["reliable"] for entry in record["scenes"]] == [True, True, False, True, True]
+    assert [entry["status"] for entry in record["scenes"]] == ["aligned", "aligned", "declined", "aligned", "aligned"]
     first = record["scenes"][0]
     assert first["dx_px"] == pytest.approx(2.3, abs=0.2)
     assert first["direct"]["dx_px"] == pytest.approx(2.3, abs=0.3)
@@ -335,6 +337,15 @@ def test_what_is_smaller_than_its_error_is_not_worth_a_resampling(
     assert run(tmp_path, flat(tmp_path, "ra")).scenes[0].displacement.model == "none"
     answers(lambda a, b: shift(0.06, -0.05, sigma=0.01))
     assert run(tmp_path, flat(tmp_path, "ra")).scenes[0].displacement.model == "shift"
+
+
+def test_beyond_the_overlap_of_a_pair_its_error_grows() -> None:
+    box = north_up((100, 200))
+    pair = Registration(replace(shift(1.0, 0.0), geobox=box), TiePoints.none(), box[:, :100])
+    at = np.array([[50.0, 50.0], [99.0, 10.0], [150.0, 50.0], [199.0, 50.0]])
+    sigma = expected_errors(pair, box, at)
+    assert sigma[:2] == pytest.approx(0.1)
+    assert 0.15 < sigma[2] < sigma[3] < 0.4
 
 
 def test_a_scene_that_cannot_be_read_is_left_out_and_named(
