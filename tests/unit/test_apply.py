@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,3 +264,40 @@ def test_what_cannot_be_aligned_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="complex numbers"):
         align(view(tmp_path / "slc.tif"), shift(1, 1), tmp_path / "a.tif")
     assert not (tmp_path / "a.tif").exists()
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from affine import Affine
+from rsgeo_gan import raster
+from rsgeo_gan.coregister.apply import align
+from rsgeo_gan.coregister.views import View
+from rsgeo_gan.displacement import Displacement
+from rsgeo_gan.sensors import get_sensor
+
+raster.GDAL_CACHE_MIB = 8
+path = Path(sys.argv[1])
+box = raster.inspect(path).geobox
+moved = Displacement(box, "affine", (2.4, 1e-4, 0, -3.7, 0, 1e-4), 0.1, 0.9, True, 30)
+align(View(path, get_sensor("sentinel2-l2a"), (1,)), moved, path.with_name("out.tif"), workers=2)
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
+    peaks = []
+    for height in (2048, 12288):
+        box = GeoBox((height, 1024), BOX.affine, BOX.crs)
+        path = tmp_path / f"{height}.tif"
+        with raster.StripWriter(path, box, 1, "uint16", 0, cog=False, masked=False) as writer:
+            for row in range(0, height, 512):
+                noise = np.random.default_rng(row).integers(1, 4000, (1, 512, 1024), np.uint16)
+                writer.write(noise, row)
+        done = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) / 1024)
+    # The raster is 20 MiB larger, 40 MiB as float32; GDAL's cache, which keeps blocks of it, is held small here.
+    assert peaks[1] < peaks[0] + 15, peaks
