@@ -41,6 +41,7 @@ class Input:
         source: The file the user gave; `view.path` may be a copy that holds its power.
         told: Where the sensor comes from: "given", "told by the file", or "not told".
         notes: What was assumed, in sentences.
+        classes: Whether the values are classes (the file has a colour table), which must not be averaged.
     """
 
     view: View
@@ -48,6 +49,7 @@ class Input:
     source: str
     told: Literal["given", "told by the file", "not told"]
     notes: tuple[str, ...] = ()
+    classes: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the input in plain JSON types."""
@@ -64,7 +66,7 @@ class Input:
             "pixel": [float(np.hypot(box.affine.a, box.affine.d)), float(np.hypot(box.affine.b, box.affine.e))],
             "crs": crs_code(box),
             "dtype": self.info.dtype,
-            "nodata": self.info.nodata,
+            "nodata": "nan" if self.info.nodata is not None and np.isnan(self.info.nodata) else self.info.nodata,
         }
 
 
@@ -107,9 +109,11 @@ def look_at(path: str, role: Role, *, sensor: str | None = None, bands: Sequence
             return Input(View(path, known, matching), info, path, "told by the file")
         except SourceError:
             pass
-    facts, shown = _plain(path, info)
-    note = f"{role}: neither band names nor data type tell the sensor; values are compared as they are in the file"
-    return Input(View(path, facts, chosen or shown[:2]), info, path, "not told", (note,))
+    facts, shown, classes = _plain(path, info)
+    notes = [f"{role}: neither band names nor data type tell the sensor; values are compared as they are in the file"]
+    if classes:
+        notes.append(f"{role}: the colour table makes its values classes, each taken from the nearest pixel")
+    return Input(View(path, facts, chosen or shown[:2]), info, path, "not told", tuple(notes), classes)
 
 
 def _checked(bands: Sequence[int] | None, info: raster.RasterInfo, role: Role) -> tuple[int, ...]:
@@ -147,13 +151,14 @@ def _finest(sensor: Sensor, info: raster.RasterInfo) -> tuple[int, ...]:
     return default_bands(sensor, [name for name, _ in found], [i for _, i in found]) or (1,)
 
 
-def _plain(path: str, info: raster.RasterInfo) -> tuple[Sensor, tuple[int, ...]]:
-    """A sensor that takes values as they are, and the bands that are no alpha."""
+def _plain(path: str, info: raster.RasterInfo) -> tuple[Sensor, tuple[int, ...], bool]:
+    """A sensor that takes values as they are, the bands that are no alpha, and whether values are classes."""
     with raster.opened(path) as dataset:
-        alpha = [kind == ColorInterp.alpha for kind in dataset.colorinterp]
-    shown = tuple(i for i, hidden in enumerate(alpha, start=1) if not hidden) or (1,)
+        kinds = dataset.colorinterp
+    shown = tuple(i for i, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha) or (1,)
     names = [f"band{i}" for i in range(1, info.count + 1)]
-    return Sensor.generic("image", modality="optical", unit="display", bands=names), shown
+    facts = Sensor.generic("image", modality="optical", unit="display", bands=names)
+    return facts, shown, kinds[0] == ColorInterp.palette
 
 
 def _sample(path: str, info: raster.RasterInfo, bands: Sequence[int]) -> np.ndarray:

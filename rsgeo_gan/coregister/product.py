@@ -203,6 +203,7 @@ def write_pair(
             displacement,
             aligned,
             workers=workers,
+            classes=there.classes,
             reference_name=tags["COREG_REFERENCE"],
             tags={"COREG_MOVING": tags["COREG_MOVING"]},
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from scipy import ndimage
 from typer.testing import CliRunner, Result
 
 from rsgeo_gan import cli, raster
+from rsgeo_gan.coregister import product
+from rsgeo_gan.displacement import Displacement, Field
 from tests.unit.coregister_scenes import World, metres, north_up, optical, radar, texture
 
 pytestmark = pytest.mark.e2e
@@ -308,6 +312,35 @@ def test_any_number_of_workers_measures_the_same(aligned: Path, scenes: dict[str
     record = done(scenes["eye"], scenes["sar"], "--workers", "2", out=tmp_path)
     assert record["matrix"] == record_of(aligned)["matrix"]
     assert (tmp_path / "aligned.tif").read_bytes() == (aligned / "aligned.tif").read_bytes()
+
+
+def test_a_field_reaches_every_file(
+    scenes: dict[str, Path], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = north_up()
+    nodes = GeoBox((9, 9), box.affine * Affine.scale(40) * Affine.translation(-0.5, -0.5), box.crs)
+    row = np.indices(nodes.shape)[0].astype(np.float32)
+    values = np.stack([2 * np.sin(row / 2), 1 + row / 8]).astype(np.float32)
+    bent = Field(nodes, values, np.full(nodes.shape, 0.25, np.float32), np.full(nodes.shape, 0.9, np.float32))
+    truth = Displacement(box, "field", (1, 0, 0, 1.5, 0, 0), 0.25, 0.9, True, 25, "", bent)
+    rows, cols = np.indices(box.shape)
+    dx, dy = truth.at(cols, rows)
+    # What the reference shows at p is shown by the moving raster at p + d(p).
+    ux, uy = truth.inverse().at(cols, rows)
+    moved = ndimage.map_coordinates(world.on(box), [rows + uy, cols + ux], order=3, mode="nearest")
+    moving = optical(tmp_path / "bent.tif", moved, box)
+    inner = product.survey
+    monkeypatch.setattr(product, "survey", lambda *a, **k: replace(inner(*a, **k), displacement=truth))
+    record = done(scenes["eye"], moving, out=tmp_path / "out")
+    assert record["model"] == "field"
+    assert (record["dx_px"], record["dy_px"]) == pytest.approx((dx.mean(), dy.mean()), abs=0.02)
+    with rasterio.open(tmp_path / "out" / "displacement.tif") as stored:
+        assert np.allclose(stored.read([1, 2]), [dx, dy], atol=1e-4)
+    with rasterio.open(tmp_path / "out" / "aligned.tif") as stored, rasterio.open(scenes["eye"]) as eye:
+        error = np.abs(stored.read(1).astype(float) - eye.read(1))[20:-20, 20:-20]
+        with rasterio.open(moving) as source:
+            before = np.abs(source.read(1).astype(float) - eye.read(1))[20:-20, 20:-20]
+    assert error.mean() < 0.1 * before.mean()
 
 
 def test_several_files_are_aligned_as_a_series(scenes: dict[str, Path], world: World, tmp_path: Path) -> None:

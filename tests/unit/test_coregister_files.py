@@ -138,6 +138,17 @@ def test_a_coarse_map_tells_the_value_in_the_middle_of_its_pixels(tmp_path: Path
     assert dx[0, 0] == pytest.approx(-29.0)
 
 
+def test_a_map_of_a_field_tells_what_the_field_tells(tmp_path: Path) -> None:
+    bent = Displacement(BOX, "field", (1, 0, 0, 0, 0, 0), 0.3, 0.8, True, 9, "", smooth_field(BOX))
+    with rasterio.open(write_displacement_map(tmp_path / "map.tif", bent, BOX)) as stored:
+        found = stored.read()
+    # Node (row 2, column 3) lies at the centre of reference row 20, column 30, corner based: between pixels.
+    assert found[0, 19:21, 29:31].mean() == pytest.approx(3 / 3, abs=0.02)
+    assert found[1, 19:21, 29:31].mean() == pytest.approx(-2 / 7, abs=0.02)
+    assert found[2, 19:21, 29:31].mean() == pytest.approx(0.7, abs=0.02)
+    assert found[3, 19:21, 29:31].mean() == pytest.approx(0.3, abs=0.02)
+
+
 def test_without_overlap_the_map_tells_nothing(tmp_path: Path) -> None:
     declined = Displacement.none(BOX, reason="no overlap")
     with rasterio.open(write_displacement_map(tmp_path / "map.tif", declined, BOX, known=False)) as stored:
@@ -315,6 +326,18 @@ def test_colours_alone_do_not_make_a_sentinel_2(tmp_path: Path) -> None:
     values = np.full((4, 40, 60), 900, np.uint16)
     path = write(tmp_path / "other.tif", values, names=("Red band", "Green band", "Blue band", "NIR band"))
     assert look_at(str(path), "moving").view.sensor.name == "image"
+
+
+def test_a_colour_table_makes_values_classes(tmp_path: Path) -> None:
+    path = tmp_path / "classes.tif"
+    profile = {"driver": "GTiff", "width": 60, "height": 40, "count": 1, "dtype": "uint8", "crs": CRS}
+    with rasterio.open(path, "w", transform=BOX.affine, **profile) as stored:
+        stored.write(np.ones((1, 40, 60), np.uint8))
+        stored.write_colormap(1, {0: (0, 0, 0), 1: (255, 0, 0)})
+    found = look_at(str(path), "moving")
+    assert found.classes
+    assert "nearest pixel" in found.notes[1]
+    assert not look_at(str(write(tmp_path / "plain.tif", np.ones((1, 40, 60), np.uint8))), "moving").classes
 
 
 def test_bands_that_do_not_exist_are_named_with_the_option(tmp_path: Path) -> None:
