@@ -240,7 +240,14 @@ def tile(
     """
     manifest = Manifest(out / "tiles.json")
     before = Manifest.open(manifest.path)
-    jobs = [job for pair in pairs for job in _jobs(pair, scenes, grid, settings, out)]
+    jobs: list[_Job] = []
+    broken: dict[str, SourceError] = {}
+    for pair in pairs:
+        try:
+            jobs += _jobs(pair, scenes, grid, settings, out)
+        except SourceError as error:
+            broken[pair.id] = error
+            logger.warning("pair %s left out: %s", pair.id, error)
     blocks = _Blocks(settings, before.extra.get("rsgeo:splits", {}), grid)
     blocks.assign({job.index for job in jobs})
     manifest.extra = {"rsgeo:grid": grid.to_dict(), "rsgeo:splits": blocks.to_dict()}
@@ -262,7 +269,9 @@ def tile(
             progress("tile", done, len(jobs))
     manifest.extra["rsgeo:skipped"] = dict(skipped)
     for pair in pairs:
-        if not any(item.properties["rsgeo:pair"] == pair.id for item in manifest):
+        if pair.id in broken:
+            manifest.drop(pair.id, "tile", "unreadable", str(broken[pair.id]))
+        elif not any(item.properties["rsgeo:pair"] == pair.id for item in manifest):
             manifest.drop(
                 pair.id,
                 "tile",
@@ -270,7 +279,7 @@ def tile(
                 f"No tile of this pair holds {settings.min_valid:.0%} valid pixels on both sides.",
             )
     manifest.save()
-    check_share(failed, len(jobs), max_failed_share, "tile", manifest.path)
+    check_share(failed + len(broken), len(jobs) + len(broken), max_failed_share, "tile", manifest.path)
     return manifest
 
 

@@ -197,6 +197,19 @@ def test_a_tile_says_what_a_field_knows_about_its_own_place(scenes: Manifest, be
     assert (stiff["rsgeo:residual_px"], stiff["rsgeo:confidence"]) == (0.3, 0.8)
 
 
+def test_a_pair_whose_field_is_missing_is_left_out_with_its_reason(scenes: Manifest, bent: Displacement) -> None:
+    pairs = with_field(pairs_of(scenes, bent), bent)
+    whole = pairs_of(scenes, SHIFT).items[0]
+    whole.id = "whole"
+    pairs.add(whole)
+    Path(asset_path(pairs.get("eo_sar"), "displacement")).unlink()
+    tiles = tile(pairs, scenes, GRID, SETTINGS, scenes.path.parent.parent / "tiles")
+    assert {item.properties["rsgeo:pair"] for item in tiles} == {"whole"}
+    (dropped,) = tiles.dropped
+    assert (dropped.id, dropped.code) == ("eo_sar", "unreadable")
+    assert "There is no file" in dropped.reason
+
+
 def test_a_changed_field_changes_what_a_side_depends_on(scenes: Manifest, bent: Displacement) -> None:
     pair = with_field(pairs_of(scenes, bent), bent).items[0]
     before = sides_of_pair(pair, scenes)[1].key()
