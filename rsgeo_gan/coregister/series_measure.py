@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
-from rsgeo_gan.coregister.lattices import (
+from rsgeo_gan.coregister.composing import (
     carried,
     expected_errors,
     lattice_of,

@@ -17,8 +17,8 @@ from pyproj import Transformer
 
 from rsgeo_gan import raster
 from rsgeo_gan.coregister import series, series_measure
+from rsgeo_gan.coregister.composing import expected_errors
 from rsgeo_gan.coregister.fit import TiePoints
-from rsgeo_gan.coregister.lattices import expected_errors
 from rsgeo_gan.coregister.network import CONTRADICTED, NOT_CONNECTED
 from rsgeo_gan.coregister.registration import Registration, view
 from rsgeo_gan.coregister.series import SeriesResult, align_series, names_of
@@ -226,6 +226,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, unwritten: object) -> Callable[[Ans
 
         monkeypatch.setattr(series_measure, "survey", survey)
 
+    monkeypatch.setattr(series, "draw_series", lambda *_: None)
     return install
 
 
