@@ -15,8 +15,9 @@ from rsgeo_gan.coregister.apply import status_of
 from rsgeo_gan.coregister.inputs import Input
 from rsgeo_gan.coregister.product import input_of, made_writable, write_pair
 from rsgeo_gan.coregister.registration import Freedom, view
-from rsgeo_gan.coregister.series_measure import SeriesEdge, SeriesResult, SeriesScene, measure_series
+from rsgeo_gan.coregister.series_measure import measure_series
 from rsgeo_gan.coregister.series_picture import draw_series
+from rsgeo_gan.coregister.series_result import SeriesEdge, SeriesResult, SeriesScene
 from rsgeo_gan.errors import CoregistrationError, GridError, RSGeoGANError, SourceError
 from rsgeo_gan.grid import box_to_dict
 from rsgeo_gan.manifest import write_json

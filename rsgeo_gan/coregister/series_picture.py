@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from rsgeo_gan.coregister.series_measure import SeriesResult, SeriesScene
+from rsgeo_gan.coregister.series_result import SeriesResult, SeriesScene
 from rsgeo_gan.errors import ProductError
 
 __all__ = ["draw_series"]
