@@ -239,6 +239,34 @@ def test_another_crs_resolution_and_a_rotated_reference_are_met(tmp_path: Path) 
     np.testing.assert_allclose(got, expected, atol=0.02)
 
 
+def test_a_raster_in_degrees_is_aligned_across_180_degrees(tmp_path: Path) -> None:
+    reference = GeoBox((100, 120), Affine(1000, 0, 760000, 0, -1000, 200000), "EPSG:32660")
+    moving = GeoBox((220, 250), Affine(0.01, 0, -181, 0, -0.01, 2), "EPSG:4326")
+    row, col = np.indices(moving.shape, dtype=np.float32) + 0.5
+    path = raster.write(tmp_path / "m.tif", np.stack([col, row]), moving, nodata=np.nan)
+    moved = Displacement(reference, "shift", (2.5, 0, 0, -1.5, 0, 0), 0.1, 0.9, True, 30)
+    got, valid = raster.read(align(view(path), moved, tmp_path / "a.tif"))
+    here_row, here_col = np.indices(reference.shape) + 0.5
+    expected = np.stack(pixels_in(moving, reference, here_col + 2.5, here_row - 1.5))
+    assert expected[0].min() < 50  # Column 100 lies at 180 degrees.
+    assert expected[0].max() > 140
+    assert valid.mean() > 0.95
+    np.testing.assert_allclose(got[:, valid], expected[:, valid], atol=0.1)
+
+
+def test_a_file_with_a_mask_of_its_own_keeps_one(tmp_path: Path) -> None:
+    hole = np.ones(BOX.shape, bool)
+    hole[100:150, 100:150] = False
+    path = raster.write(tmp_path / "m.tif", np.full((1, *BOX.shape), 7, np.uint8), BOX, valid=hole)
+    for moved, step in ((shift(10, 0), 0), (shift(10.5, 0), 1)):
+        out = align(view(path), moved, tmp_path / "a.tif")
+        got, valid = raster.read(out)
+        assert raster.inspect(out).masked
+        assert (got[0][valid] == 7).all()
+        assert not valid[102:148, 90 + step : 138].any()
+        assert valid[:98, :240].all()
+
+
 def test_memory_is_asked_for_in_small_strips_of_wide_rasters() -> None:
     wide = GeoBox((1000, 200_000), BOX.affine, BOX.crs)
     strips = apply._strips(wide, 13 * 2)
