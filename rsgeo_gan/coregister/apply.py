@@ -14,18 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import rasterio
 from dask.base import compute
 from dask.delayed import delayed
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
 import rsgeo_gan
 from rsgeo_gan import raster
+from rsgeo_gan.coregister.encoding import Form
 from rsgeo_gan.coregister.views import View
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CoregistrationError, ProductError, SourceError
@@ -43,9 +43,6 @@ STRIP_PX = 256
 """Greatest height of a strip: a row of the writer's blocks."""
 FLIGHT_BYTES = 64 << 20
 """Windows handed to the workers together, counted in the file's data type."""
-
-_DARKEST = np.float32(1e-30)
-_EXACT = {"int8", "uint8", "int16", "uint16", "float16", "float32"}
 
 
 def status_of(displacement: Displacement) -> Status:
@@ -110,7 +107,7 @@ def align(
             progress("align", 1, 1)
             return out
     kernel = resampling or ("nearest" if classes else "cubic" if moving.sensor.modality == "optical" else "bilinear")
-    form = _Form.of(info, moving, classes)
+    form = Form.of(info, moving.sensor, classes)
     described = {key: value for key, value in info.tags.items() if key != "AREA_OR_POINT"}
     described |= _tags(displacement, applied.mean(overlap), status, reference_name, Path(str(moving.path)).name)
     with (
@@ -206,80 +203,6 @@ def _tags(
     }
 
 
-@dataclass(frozen=True)
-class _Form:
-    """How values become averageable, and become values of the file again.
-
-    Attributes:
-        dtype: Data type of the file.
-        nodata: Nodata of the result.
-        hidden: Nodata that the file does not declare.
-        masked: Whether the result gets a mask.
-        gain: dB = raw · gain + bias, per band, when values are dB; else None.
-        bias: See gain.
-    """
-
-    dtype: np.dtype[Any]
-    nodata: float | None
-    hidden: float | None
-    masked: bool
-    gain: NDArray[np.float32] | None
-    bias: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, info: raster.RasterInfo, moving: View, classes: bool) -> _Form:
-        dtype = np.dtype(info.dtype)
-        declared, sensor = moving.sensor.nodata, moving.sensor
-        hidden = None if classes or info.nodata is not None or declared is None else declared
-        if hidden is not None and not _holds(dtype, hidden):
-            hidden = None
-        nodata = info.nodata if info.nodata is not None and _holds(dtype, info.nodata) else hidden
-        if nodata is None and dtype.kind == "f":
-            nodata = math.nan
-        in_db = sensor.unit == "dB" and not classes
-        gain = np.asarray(info.scales, np.float32)[:, None, None] if in_db else None
-        bias = np.asarray(info.offsets, np.float32)[:, None, None]
-        return cls(dtype, nodata, hidden, info.masked or nodata is None, gain, bias)
-
-    def averageable(self, raw: np.ndarray) -> np.ndarray:
-        """Raw values to what may be averaged: linear power for dB."""
-        if self.gain is None:
-            return raw
-        return np.power(10, (raw * self.gain + self.bias) / 10)
-
-    def encoded(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Averaged values, NaN where invalid, to values of the file and the validity of each band."""
-        each = np.isfinite(values)
-        if self.gain is not None:
-            values = (10 * np.log10(np.maximum(values, _DARKEST)) - self.bias) / self.gain
-        if self.dtype.kind in "iu":
-            limits = np.iinfo(self.dtype)
-            values = np.clip(np.rint(np.where(each, values, 0)), limits.min, limits.max)
-            stored = values.astype(self.dtype)
-            if self.nodata is not None:
-                kept = stored.dtype.type(self.nodata)
-                stored[each & (stored == kept)] = kept + 1 if kept < limits.max else kept - 1
-        else:
-            stored = values.astype(self.dtype)
-            if self.nodata is not None and not math.isnan(self.nodata):
-                kept = self.dtype.type(self.nodata)
-                stored[each & (stored == kept)] = np.nextafter(kept, self.dtype.type(0 if kept else 1))
-        return self.filled(stored, each), each
-
-    def filled(self, stored: np.ndarray, each: np.ndarray) -> np.ndarray:
-        """Put nodata, or 0 where there is none, into invalid pixels."""
-        if not each.all():
-            stored[~each] = 0 if self.nodata is None else self.nodata
-        return stored
-
-
-def _holds(dtype: np.dtype[Any], value: float) -> bool:
-    if dtype.kind == "f":
-        return True
-    limits = np.iinfo(dtype)
-    return math.isfinite(value) and value == math.floor(value) and limits.min <= value <= limits.max
-
-
 @dataclass
 class _Reader:
     """Makes windows of the result; every thread reads through a handle of its own, which keeps decoded blocks."""
@@ -289,7 +212,7 @@ class _Reader:
     box: GeoBox
     displacement: Displacement
     kernel: str
-    form: _Form
+    form: Form
     _own: threading.local = field(default_factory=threading.local)
     _handles: ExitStack = field(default_factory=ExitStack)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -328,7 +251,7 @@ class _Reader:
             prepare=form.averageable,
             displacement=self.displacement,
             apart=True,
-            dtype="float32" if self.info.dtype in _EXACT else "float64",
+            dtype=form.working,
         )
         return form.encoded(values)
 
