@@ -40,7 +40,7 @@ class Form:
 
     @classmethod
     def of(cls, info: RasterInfo, sensor: Sensor, classes: bool) -> Form:
-        """Take the form from what a file says about itself and from the sensor; its nodata means nothing for classes."""
+        """Take the form from what a file says about itself and from the sensor, whose nodata is not that of classes."""
         dtype = np.dtype(info.dtype)
         hidden = None if classes or info.nodata is not None else sensor.nodata
         if hidden is not None and not _holds(dtype, hidden):
