@@ -20,7 +20,6 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from rsgeo_gan.coregister.fit import TiePoints
 from rsgeo_gan.coregister.registration import Registration
 from rsgeo_gan.coregister.styles import arrow_scale, displacement_style, tie_point_style
 from rsgeo_gan.displacement import Displacement
@@ -199,7 +198,7 @@ def write_tie_points(path: Path, registration: Registration) -> Path:
     dx, dy = displacement.at(*points.at.T)
     start = np.stack(transformed(affine, *(points.at + 0.5).T), axis=-1)
     end = np.stack(transformed(affine, *(points.at + points.found + 0.5).T), axis=-1)
-    reason = reasons_of(points)
+    reason = reasons_of(registration)
     layer = geopandas.GeoDataFrame(
         {
             "dx_px": points.found[:, 0],
@@ -226,10 +225,14 @@ def write_tie_points(path: Path, registration: Registration) -> Path:
     return path
 
 
-def reasons_of(points: TiePoints) -> NDArray[np.str_]:
-    """Why each tie point does not support the displacement; empty where it does."""
+def reasons_of(registration: Registration) -> NDArray[np.str_]:
+    """Why each tie point does not support a displacement that is used; empty where it does.
+
+    Of a pair that was declined no tie point is used; one that has no reason of its own says "declined".
+    """
+    points = registration.points
     known: NDArray[np.str_] = np.asarray(getattr(points, "reason", np.zeros(len(points), str)))
-    return known
+    return known if registration.displacement.reliable else np.where(known == "", "declined", known)
 
 
 def _spacing(places: NDArray[np.float64]) -> float:

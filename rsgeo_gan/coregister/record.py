@@ -90,7 +90,7 @@ def describe(here: Input, there: Input, found: Registration, settings: Mapping[s
     """
     displacement, points = found.displacement, found.points
     dx, dy = displacement.mean(found.overlap if found.overlap is not None else displacement.geobox)
-    used = reasons_of(points) == ""
+    used = reasons_of(found) == ""
     expected = np.stack(displacement.at(*points.at.T), axis=-1)
     residual = np.hypot(*(points.found - expected).T)[used]
     share_here, share_there = _shares(here.info.geobox, there.info.geobox)

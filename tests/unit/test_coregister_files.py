@@ -187,6 +187,13 @@ def test_arrows_lead_from_the_reference_to_where_the_content_lies(tmp_path: Path
     }  # fmt: skip
 
 
+def test_no_tie_point_of_a_declined_pair_counts_as_used(tmp_path: Path) -> None:
+    found = measured(Displacement.none(BOX, reason="two peaks"), [(10, 20, 3, -2, ""), (30, 5, 4, -2, "weak")])
+    layer = geopandas.read_file(write_tie_points(tmp_path / "points.gpkg", found))
+    assert not layer.used.any()
+    assert list(layer.reason) == ["declined", "weak"]
+
+
 def test_arrows_on_a_turned_grid_turn_with_it(tmp_path: Path) -> None:
     layer = geopandas.read_file(
         write_tie_points(tmp_path / "points.gpkg", measured(shift(TURNED, 2, 0), [(0, 0, 2, 0, "")]))
