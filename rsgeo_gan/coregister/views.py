@@ -248,8 +248,9 @@ def _crs_name(box: GeoBox) -> str:
 def _through(
     affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions through an affine."""
-    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+    """Positions through an affine; what is infinite stays without a place."""
+    with np.errstate(invalid="ignore"):
+        return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
 def _pixel_ratio(reference: GeoBox, moving: GeoBox, at: NDArray[np.float64]) -> NDArray[np.float64] | None:
