@@ -37,8 +37,8 @@ _NEXT_STEPS = {
 """What to try when a pair was declined, by reason code."""
 
 _ADVICE = (
-    "Sentinel-1 GRD in relief is displaced by up to 16 px within one tile, in ways that no smooth displacement "
-    "follows: prefer terrain-corrected products (RTC)."
+    "Sentinel-1 GRD in relief is displaced by up to 16 px, differently within one tile, which a smooth displacement "
+    "follows only in part: prefer terrain-corrected products (RTC)."
 )
 
 
