@@ -71,8 +71,8 @@ def on_arrays(reference: Tile, moving: Tile, reach_px: float) -> Answer:
     (here, known), (there, also) = sides
     height, width = reference.values.shape
     block = Block(here, there, known.astype(np.float32), also.astype(np.float32), (0.0, 0.0), (0, 0, width, height))
-    found = measure([block], reach_px, ("none", "shift", "affine"))
+    found = measure([block], reach_px, ("none", "shift", "affine", "field"))
     seconds = time.process_time() - start
-    at = found.model if found.reliable else None
-    note = found.reason or found.model.kind
+    at = found if found.reliable else None
+    note = found.reason or found.kind
     return Answer(found.reliable, at, seconds, found.sigma_px, found.confidence, note)
