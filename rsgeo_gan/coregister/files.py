@@ -205,7 +205,7 @@ def write_tie_points(path: Path, registration: Registration) -> Path:
             "dy_px": points.found[:, 1],
             "length_px": np.hypot(*points.found.T),
             "score": points.score,
-            "confidence": getattr(points, "confidence", points.weight),
+            "confidence": points.confidence,
             "residual_px": np.hypot(points.found[:, 0] - dx, points.found[:, 1] - dy),
             "used": reason == "",
             "reason": reason.astype(object),
@@ -231,7 +231,7 @@ def reasons_of(registration: Registration) -> NDArray[np.str_]:
     Of a pair that was declined no tie point is used; one that has no reason of its own says "declined".
     """
     points = registration.points
-    known: NDArray[np.str_] = np.asarray(getattr(points, "reason", np.zeros(len(points), str)))
+    known: NDArray[np.str_] = np.asarray(points.reason)
     return known if registration.displacement.reliable else np.where(known == "", "declined", known)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ Kind = Literal["none", "shift", "affine"]
 _FOLDS = 6
 _FLOOR_PX = 0.25
 _CAP_PX = 2.5
-_RIDGE = 2e-3
+_RIDGE = 2e-4
 _SETTLED = 1e-3
 _MIN_POINTS: dict[Kind, float] = {"none": 0, "shift": 1, "affine": 6}
 
@@ -31,6 +31,8 @@ class TiePoints:
         curvature: Weight matrices xx, xy, yy (how sharp the peak is each way), shape (N, 3).
         score: Height of the peak, shape (N,).
         weight: Non-negative trust before fitting, shape (N,).
+        confidence: Probability that the displacement agrees with the fitted one within a pixel, shape (N,).
+        reason: Why a point does not support the fitted displacement, empty where it does, shape (N,).
     """
 
     at: Points
@@ -38,6 +40,14 @@ class TiePoints:
     curvature: Points
     score: Points
     weight: Points
+    confidence: Points = field(default_factory=lambda: np.zeros(0))
+    reason: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, "<U16"))
+
+    def __post_init__(self) -> None:
+        if len(self.confidence) != len(self.at):
+            object.__setattr__(self, "confidence", np.zeros(len(self.at)))
+        if len(self.reason) != len(self.at):
+            object.__setattr__(self, "reason", np.zeros(len(self.at), "<U16"))
 
     @classmethod
     def none(cls) -> TiePoints:
@@ -51,7 +61,13 @@ class TiePoints:
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> TiePoints:
         """Return some of the points."""
         return TiePoints(
-            self.at[index], self.found[index], self.curvature[index], self.score[index], self.weight[index]
+            self.at[index],
+            self.found[index],
+            self.curvature[index],
+            self.score[index],
+            self.weight[index],
+            self.confidence[index],
+            self.reason[index],
         )
 
 
@@ -173,7 +189,7 @@ def choose(points: TiePoints, allowed: tuple[Kind, ...]) -> Model:
             mean = float(np.average(gain, weights=points.weight))
             spread = float(np.sqrt(np.average((gain - mean) ** 2, weights=points.weight)))
             effective = points.weight.sum() ** 2 / np.sum(points.weight**2)
-            if mean > 2.0 * spread / np.sqrt(max(effective, 1.0)) and mean > 1e-4:
+            if mean > 0.5 * spread / np.sqrt(max(effective, 1.0)) and mean > 1e-4:
                 best = kind
     return fit(points, best)
 

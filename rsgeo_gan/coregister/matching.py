@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["Block", "Surfaces", "correlate", "halve", "peaks", "pool", "stack"]
+__all__ = ["Block", "Surfaces", "centres", "correlate", "halve", "peaks"]
 
 Array = NDArray[np.float32]
 Points = NDArray[np.float64]
@@ -43,30 +43,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """Sums behind the normalised correlation, one surface of offsets per window.
-
-    The four sums add up over area: the surface of a large window is the sum of those of its cells.
+    """Sums behind the normalised correlation, one surface of offsets per cell.
 
     Attributes:
         sums: Shape (N, 4, K, K): products, reference energy, moving energy, common pixels.
-        centres: Window centres x, y in pixels of the common grid at full resolution, shape (N, 2).
-        places: Block number, cell column and cell row of each window, shape (N, 3).
-        offset: Displacement x, y at the middle of the surfaces, per window, shape (N, 2), whole pixels.
-        area: Pixels of one window.
+        places: Column and row of each cell in its block, shape (N, 2).
+        offset: Displacement x, y at the middle of the surfaces, pixels of the common grid, shape (N, 2).
+        area: Pixels of one cell.
     """
 
     sums: Array
-    centres: Points
     places: NDArray[np.int64]
     offset: Points
     area: float
 
     def __len__(self) -> int:
         return len(self.sums)
-
-    def take(self, keep: NDArray[np.bool_]) -> Surfaces:
-        """Return the surfaces of some windows."""
-        return Surfaces(self.sums[keep], self.centres[keep], self.places[keep], self.offset[keep], self.area)
 
     @property
     def radius(self) -> int:
@@ -106,91 +98,53 @@ def halve(block: Block, times: int) -> Block:
     return Block(reference, moving, reference_mask, moving_mask, block.origin, core, block.scale * times)
 
 
-def correlate(block: Block, number: int, cell: int, radius: int, offset: tuple[int, int] = (0, 0)) -> Surfaces:
+def centres(block: Block, cell: int) -> Points:
+    """Centres of a block's cells x, y, row by row, in pixels of the common grid, shape (N, 2)."""
+    col, row, width, height = block.core
+    nx, ny = max(1, round(width / cell)), max(1, round(height / cell))
+    x, y = col + (np.arange(nx) + 0.5) * cell, row + (np.arange(ny) + 0.5) * cell
+    inside = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    return np.array(block.origin, float) + inside * block.scale - 0.5
+
+
+def correlate(block: Block, cell: int, radius: int, offset: NDArray[np.int64] | None = None) -> Surfaces:
     """Correlate every cell of a block with the moving raster at all offsets within the radius.
 
     Args:
         block: Descriptors of both rasters.
-        number: Number of the block, kept in `Surfaces.places`.
         cell: Side of a cell in pixels.
         radius: Largest offset looked at around `offset`, pixels.
-        offset: Displacement x, y around which to look, whole pixels.
+        offset: Displacement x, y around which to look, whole pixels of the block, one per cell in the order of
+            `centres`, shape (N, 2); none when None.
 
     Returns:
         One surface per cell, row by row.
     """
     col, row, width, height = block.core
     nx, ny = max(1, round(width / cell)), max(1, round(height / cell))
+    about = np.zeros((nx * ny, 2), np.int64) if offset is None else offset
     span = cell + 2 * radius
     size = fft.next_fast_len(span, real=True)
     right = max(0, col + nx * cell - block.reference.shape[-1])
     below = max(0, row + ny * cell - block.reference.shape[-2])
     near = ((0, below), (0, right))
-    reach_x, reach_y = radius + abs(offset[0]), radius + abs(offset[1])
-    far = ((reach_y, below + reach_y), (reach_x, right + reach_x))
+    reach = radius + int(np.abs(about).max())
+    far = ((reach, below + reach), (reach, right + reach))
     a, wa = np.pad(block.reference, ((0, 0), *near)), np.pad(block.reference_mask, near)
     b, wb = np.pad(block.moving, ((0, 0), *far)), np.pad(block.moving_mask, far)
     ea, eb = (a * a).sum(0), (b * b).sum(0)
-    places = np.array([(number, i, j) for j in range(ny) for i in range(nx)], np.int64)
+    places = np.array([(i, j) for j in range(ny) for i in range(nx)], np.int64)
+    corner = np.array([col, row]) + places * cell
+    wide = corner + reach - radius + about
     sums = np.empty((len(places), 4, 2 * radius + 1, 2 * radius + 1), np.float32)
     for start in range(0, len(places), _BATCH):
-        part = places[start : start + _BATCH]
-        corner = [(col + i * cell, row + j * cell) for _, i, j in part]
-        wide = [(x + reach_x - radius + offset[0], y + reach_y - radius + offset[1]) for x, y in corner]
-        sums[start : start + _BATCH] = _sums(
-            _cut(a, corner, cell), _cut(wa, corner, cell), _cut(ea, corner, cell),
-            _cut(b, wide, span), _cut(wb, wide, span), _cut(eb, wide, span), size, 2 * radius + 1,
+        part = np.s_[start : start + _BATCH]
+        near_part, far_part = corner[part].tolist(), wide[part].tolist()
+        sums[part] = _sums(
+            _cut(a, near_part, cell), _cut(wa, near_part, cell), _cut(ea, near_part, cell),
+            _cut(b, far_part, span), _cut(wb, far_part, span), _cut(eb, far_part, span), size, 2 * radius + 1,
         )  # fmt: skip
-    inside = np.array([col, row]) + (places[:, 1:] + 0.5) * cell
-    centres = np.array(block.origin, float) + inside * block.scale - 0.5
-    return Surfaces(sums, centres, places, np.tile(np.array(offset, float), (len(places), 1)), float(cell**2))
-
-
-def stack(parts: list[Surfaces]) -> Surfaces:
-    """Put the surfaces of several blocks behind each other; smaller ones decide the radius."""
-    radius = min(p.radius for p in parts)
-    cut = [
-        p.sums[:, :, p.radius - radius : p.radius + radius + 1, p.radius - radius : p.radius + radius + 1]
-        for p in parts
-    ]
-    return Surfaces(
-        np.concatenate(cut),
-        np.concatenate([p.centres for p in parts]),
-        np.concatenate([p.places for p in parts]),
-        np.concatenate([p.offset for p in parts]),
-        parts[0].area,
-    )
-
-
-def pool(surfaces: Surfaces, group: int, step: int = 1) -> Surfaces:
-    """Add up squares of neighbouring cells into larger windows.
-
-    Args:
-        surfaces: Surfaces of cells.
-        group: Cells a side; blocks that have fewer use what they have.
-        step: Cells from one window to the next; `group` gives windows that share no pixel.
-
-    Returns:
-        Surfaces of the larger windows.
-    """
-    found: list[Surfaces] = []
-    for number in np.unique(surfaces.places[:, 0]):
-        mine = np.flatnonzero(surfaces.places[:, 0] == number)
-        nx, ny = surfaces.places[mine, 1].max() + 1, surfaces.places[mine, 2].max() + 1
-        gx, gy = min(group, nx), min(group, ny)
-        index = mine.reshape(ny, nx)
-        cols, rows = np.arange(0, nx - gx + 1, step), np.arange(0, ny - gy + 1, step)
-        members = [index[np.ix_(rows + j, cols + i)].ravel() for j in range(gy) for i in range(gx)]
-        sums = surfaces.sums[members[0]]
-        centres = surfaces.centres[members[0]]
-        for other in members[1:]:
-            sums += surfaces.sums[other]
-            centres += surfaces.centres[other]
-        places = np.stack(np.meshgrid(cols // step, rows // step), -1).reshape(-1, 2)
-        places = np.concatenate([np.full((len(places), 1), number), places], 1)
-        area = surfaces.area * gx * gy
-        found.append(Surfaces(sums, centres / len(members), places, surfaces.offset[members[0]], area))
-    return stack(found)
+    return Surfaces(sums, places, about.astype(float) * block.scale, float(cell**2))
 
 
 def peaks(score: Array, about: Points, radius: float) -> tuple[Points, Points, Points]:
@@ -230,7 +184,7 @@ def peaks(score: Array, about: Points, radius: float) -> tuple[Points, Points, P
     return place, score[np.arange(n), iy, ix].astype(np.float64), curve
 
 
-def _cut(array: Array, corners: list[tuple[int, int]], size: int) -> Array:
+def _cut(array: Array, corners: list[list[int]], size: int) -> Array:
     """Squares of an array, stacked in front."""
     return np.stack([array[..., y : y + size, x : x + size] for x, y in corners])
 

@@ -111,7 +111,7 @@ def align_pair(
         here = input_of(reference, "reference", reference_sensor, reference_bands, Path(spare))
         there = input_of(moving, "moving", moving_sensor, moving_bands, Path(spare))
         found = survey(
-            here.view, there.view, max_shift_px=max_shift_px, model=model, method=method
+            here.view, there.view, max_shift_px=max_shift_px, model=model, method=method, workers=workers
         )  # fmt: skip
         settings = {"model_asked": model, "method": method, "max_shift_px": max_shift_px}
         return write_pair(folder, here, there, found, settings, workers=workers)

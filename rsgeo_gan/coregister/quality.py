@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsgeo_gan.coregister.field import Smooth
 from rsgeo_gan.coregister.fit import Model, TiePoints
 
-__all__ = ["Evidence", "confidence", "expected_error", "verdict"]
+__all__ = ["Evidence", "confidence", "judged", "stiff_error", "verdict"]
+
+Points = NDArray[np.float64]
 
 _PARAMETERS = {"none": 1, "shift": 1, "affine": 3}
 _OVERLAP = 3.0
@@ -21,6 +24,7 @@ _MIN_PROMINENCE = 3.0
 _MAX_DISAGREEMENT_PX = 3.0
 _MIN_SHARE = 0.4
 _MIN_SCORE = 0.08
+_POINT_PX = 0.5
 _LOGISTIC = (-1.26, -2.93, 2.02, -0.29)
 """Constant, and factors of log expected error, share, log disagreement."""
 
@@ -33,10 +37,11 @@ class Evidence:
         agreement_px: Distance between the peaks of two halves that share no pixel.
         prominence: Height of the summed peak over the usual spread of the surface.
         peak_ratio: Height of the summed peak over the second one.
-        share: Weighted share of windows whose own peak lies within 1.5 px of the model.
+        share: Weighted share of windows whose own peak lies within 1.5 px of the displacement.
         score: Mean correlation at the windows' peaks.
         largest_px: Largest component of the mean displacement, before or after refinement.
         sigma_px: Expected error.
+        significance: How clearly two halves see the same smooth displacement beyond the affine part.
         n_points: Number of windows.
     """
 
@@ -47,41 +52,62 @@ class Evidence:
     score: float
     largest_px: float
     sigma_px: float
+    significance: float
     n_points: int
 
     @classmethod
-    def of(cls, points: TiePoints, model: Model, **given: float) -> Self:
-        """Complete the evidence by what the tie points say."""
-        near = _distance(points, model) < _NEAR_PX
+    def of(cls, points: TiePoints, fitted: Points, **given: float) -> Self:
+        """Complete the evidence by what the tie points say of a fitted displacement, shape (N, 2)."""
+        near = _apart(points, fitted) < _NEAR_PX
         total = float(points.weight.sum())
         share = float((points.weight * near).sum()) / total if total > 0 else 0.0
         return cls(share=share, score=float(points.score.mean()), n_points=len(points), **given)
 
 
-def expected_error(points: TiePoints, cells: TiePoints, places: NDArray[np.int64], model: Model) -> float:
-    """Estimate the error of the displacement at a place chosen by chance, pixels.
+def stiff_error(points: TiePoints, model: Model, rest: Smooth) -> float:
+    """Estimate the error of a displacement without a field at a place chosen by chance, pixels.
 
-    Two parts add up: the standard error of the fitted parameters, and the smooth part of the true
-    displacement that the model cannot follow. The latter shows as a likeness of the residuals of
-    neighbouring cells, which share no pixel and therefore no noise.
+    Two parts add up: the standard error of the fitted parameters, and the smooth displacement that two halves of
+    the cells both see and the model cannot follow.
 
     Args:
         points: Tie points the model was fitted to, from windows that overlap by half.
-        cells: Tie points of single cells.
-        places: Block, column and row of each cell, shape (N, 3).
         model: The fitted model.
+        rest: The smooth displacement beyond the affine part.
 
     Returns:
         Root mean square error, both components together.
     """
-    trusted = points.weight * (_distance(points, model) < 3.0)
+    fitted = model(points.at)
+    trusted = points.weight * (_apart(points, fitted) < 3.0)
     total = float(trusted.sum())
     if total <= 0:
         return float("inf")
-    scatter = float((trusted * _distance(points, model) ** 2).sum()) / total
+    scatter = float((trusted * _apart(points, fitted) ** 2).sum()) / total
     independent = total**2 / float((trusted**2).sum()) / _OVERLAP
     freedom = _PARAMETERS[model.kind]
-    return float(np.sqrt(scatter * freedom / max(independent - freedom, 0.5) + _misfit(cells, places, model)))
+    return float(np.sqrt(scatter * freedom / max(independent - freedom, 0.5) + 2.0 * rest.signal_px**2))
+
+
+def judged(points: TiePoints, fitted: Points, sigma_px: float) -> TiePoints:
+    """Say of every tie point how far it is to be believed, and why it does not support the displacement.
+
+    Args:
+        points: Tie points.
+        fitted: Displacement x, y at them, shape (N, 2).
+        sigma_px: Expected error of the displacement.
+
+    Returns:
+        The points with `confidence` and `reason`: "weak" (no peak, or hardly any), "outlier" (further than
+        1.5 px from the displacement).
+    """
+    apart = _apart(points, fitted)
+    weak = (points.weight <= 0) | (points.score < _MIN_SCORE)
+    reason = np.where(weak, "weak", np.where(apart >= _NEAR_PX, "outlier", ""))
+    spread = float(np.hypot(sigma_px if np.isfinite(sigma_px) else 3.0, _POINT_PX))
+    strength = np.clip(points.score / (2 * _MIN_SCORE), 0, 1)
+    trust = np.where(weak, 0.0, strength * np.exp(-0.5 * (apart / spread) ** 2))
+    return replace(points, confidence=trust, reason=reason)
 
 
 def confidence(evidence: Evidence) -> float:
@@ -129,24 +155,7 @@ def verdict(evidence: Evidence, max_shift_px: float) -> str:
     return ""
 
 
-def _distance(points: TiePoints, model: Model) -> NDArray[np.float64]:
-    """Distance of each tie point from the model, pixels."""
-    distance: NDArray[np.float64] = np.linalg.norm(points.found - model(points.at), axis=1)
+def _apart(points: TiePoints, fitted: Points) -> Points:
+    """Distance of each tie point from a fitted displacement, pixels."""
+    distance: Points = np.linalg.norm(points.found - fitted, axis=1)
     return distance
-
-
-def _misfit(cells: TiePoints, places: NDArray[np.int64], model: Model) -> float:
-    """Variance of the smooth part of the residuals, pixels squared."""
-    residual = cells.found - model(cells.at)
-    where = {tuple(place): i for i, place in enumerate(places.tolist())}
-    left, right = [], []
-    for (block, col, row), i in where.items():
-        for other in ((block, col + 1, row), (block, col, row + 1)):
-            if other in where:
-                left.append(i)
-                right.append(where[other])
-    if not left:
-        return 0.0
-    weight = np.sqrt(cells.weight[left] * cells.weight[right])
-    common = (residual[left] * residual[right]).sum(1)
-    return max(0.0, float((weight * common).sum() / max(float(weight.sum()), 1e-12)))

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.coregister.features import METHODS
-from rsgeo_gan.coregister.fit import Kind, TiePoints
-from rsgeo_gan.coregister.measure import Measurement, measure, search_radius
-from rsgeo_gan.coregister.views import RIM_PX, Lattice, View, blocks, common_lattice, default_bands
-from rsgeo_gan.displacement import Displacement
+from rsgeo_gan.coregister.fit import TiePoints
+from rsgeo_gan.coregister.measure import Measurement, cell_px, measure, search_radius
+from rsgeo_gan.coregister.views import RIM_PX, Blocks, Lattice, View, common_lattice, default_bands
+from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import CoregistrationError
 from rsgeo_gan.sensors import Sensor
 
@@ -25,15 +26,17 @@ __all__ = ["Registration", "register", "survey"]
 
 _log = logging.getLogger(__name__)
 
-Freedom = Literal["auto", "none", "shift", "affine"]
+Freedom = Literal["auto", "none", "shift", "affine", "field"]
 Classes = tuple[Path | str, Sequence[int]]
 
-_FAMILIES: dict[str, tuple[Kind, ...]] = {
-    "auto": ("none", "shift", "affine"),
+_FAMILIES: dict[str, tuple[str, ...]] = {
+    "auto": ("none", "shift", "affine", "field"),
     "none": ("none",),
     "shift": ("shift",),
     "affine": ("affine",),
+    "field": ("field",),
 }
+_PROBE = 32
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class Registration:
     displacement: Displacement
     points: TiePoints
     overlap: GeoBox | None = None
+
+    @property
+    def mean_px(self) -> tuple[float, float]:
+        """Mean displacement dx, dy over the overlap, reference pixels; over the grid when there is no overlap."""
+        if self.overlap is None:
+            return self.displacement.dx_px, self.displacement.dy_px
+        dx, dy = self.displacement.mean(self.overlap)
+        return float(dx), float(dy)
 
     @property
     def residual_px(self) -> float:
@@ -73,6 +84,7 @@ def register(
     max_shift_px: float = 12.0,
     model: Freedom = "auto",
     method: str = "structure",
+    workers: int = 1,
 ) -> Displacement:
     """Measure where the content of a moving raster lies relative to a reference raster.
 
@@ -92,8 +104,9 @@ def register(
         reference_classes: A class raster (such as Sentinel-2's SCL) and its classes that hide the ground.
         moving_classes: The same for the moving raster.
         max_shift_px: Largest mean displacement looked for, reference pixels.
-        model: Freedom allowed: "auto" chooses none, shift or affine by what the tie points carry.
+        model: Freedom allowed: "auto" chooses none, shift, affine or a smooth field by what the tie points carry.
         method: Name of the descriptor, a key of `METHODS`.
+        workers: Threads; the result does not depend on them.
 
     Returns:
         The displacement on the reference's grid.
@@ -109,6 +122,7 @@ def register(
         max_shift_px=max_shift_px,
         model=model,
         method=method,
+        workers=workers,
     ).displacement
 
 
@@ -129,6 +143,7 @@ def survey(
     max_shift_px: float = 12.0,
     model: Freedom = "auto",
     method: str = "structure",
+    workers: int = 1,
 ) -> Registration:
     """Do what `register` does and keep the tie points.
 
@@ -138,6 +153,7 @@ def survey(
         max_shift_px: Largest mean displacement looked for, reference pixels.
         model: Freedom allowed.
         method: Name of the descriptor.
+        workers: Threads; the result does not depend on them.
 
     Returns:
         Displacement and tie points.
@@ -164,9 +180,11 @@ def survey(
     if lattice is None:
         return Registration(Displacement.none(box, reason="no overlap"), TiePoints.none())
     limit = max_shift_px / min(lattice.zoom)
-    found = measure(
-        list(blocks(lattice, reference, moving, METHODS[method], search_radius(limit))), limit, _FAMILIES[model]
+    cell = cell_px(*lattice.core[2:])
+    scene = Blocks(
+        lattice, reference, moving, METHODS[method], room_px=search_radius(limit), cell_px=cell, workers=workers
     )
+    found = measure(scene.sample, limit, _FAMILIES[model], cell=cell, every_block=scene.every)
     result = Registration(_displacement(found, lattice, box), _on_reference(found.points, lattice), lattice.overlap)
     done = result.displacement
     _log.info(
@@ -179,17 +197,20 @@ def survey(
 
 def _displacement(found: Measurement, lattice: Lattice, box: GeoBox) -> Displacement:
     """Bring a displacement of the matching grid to the reference's pixels and centre."""
-    sigma = found.sigma_px * float(np.sqrt(lattice.zoom[0] * lattice.zoom[1]))
+    scale = float(np.sqrt(lattice.zoom[0] * lattice.zoom[1]))
     plain = Displacement(
         box,
-        sigma_px=sigma,
+        sigma_px=found.sigma_px * scale,
         confidence=found.confidence,
         reliable=found.reliable,
         n_tie_points=found.support,
         reason=found.reason,
     )
-    if not found.reliable or found.model.kind == "none":
+    if not found.reliable or found.kind == "none":
         return plain
+    if found.field is not None:
+        field = _field(found, lattice, box)
+        return replace(plain, model="field", field=field, matrix=_affine_part(field, box))
     height, width = box.shape
     zoom, origin = np.array(lattice.zoom), np.array(lattice.origin)
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
@@ -200,12 +221,40 @@ def _displacement(found: Measurement, lattice: Lattice, box: GeoBox) -> Displace
     return replace(plain, model=found.model.kind, matrix=matrix)
 
 
+def _field(found: Measurement, lattice: Lattice, box: GeoBox) -> Field:
+    """The field at the centres of the cells and one node further on every side, in reference pixels."""
+    assert found.field is not None
+    assert found.cells is not None
+    ny, nx = found.cells.shape[:2]
+    step = found.step_px
+    first = found.cells[0, 0] - step
+    x, y = (first[axis] + step * np.arange(n + 2) for axis, n in enumerate((nx, ny)))
+    nodes = np.stack(np.meshgrid(x, y), -1)
+    zoom = np.array(lattice.zoom)
+    values = (found(nodes.reshape(-1, 2)) * zoom).reshape(ny + 2, nx + 2, 2)
+    scale = float(np.sqrt(zoom[0] * zoom[1]))
+    sigma = np.pad(found.field.sigma_px * scale, 1, mode="edge")
+    trust = found.confidence * np.exp(-0.5 * np.maximum(sigma**2 - (found.sigma_px * scale) ** 2, 0.0))
+    corner = lattice.to_reference((first - step / 2)[None])[0] + 0.5
+    affine = box.affine * Affine.translation(*corner) * Affine.scale(*(step * zoom))
+    return Field(
+        GeoBox((ny + 2, nx + 2), affine, box.crs),
+        np.moveaxis(values, -1, 0).astype(np.float32),
+        sigma.astype(np.float32),
+        np.clip(trust, 0.0, 1.0).astype(np.float32),
+    )
+
+
+def _affine_part(field: Field, box: GeoBox) -> tuple[float, float, float, float, float, float]:
+    """The affine likeness of a field over the reference grid, as `Displacement.matrix`."""
+    height, width = box.shape
+    col, row = np.meshgrid(np.linspace(0, width - 1, _PROBE), np.linspace(0, height - 1, _PROBE))
+    u, v = col.ravel() - (width - 1) / 2, row.ravel() - (height - 1) / 2
+    design = np.stack([np.ones_like(u), u, v], 1)
+    (a, b, c), (d, e, f) = np.linalg.lstsq(design, field.at(box, col.ravel(), row.ravel()).T, rcond=None)[0].T
+    return float(a), float(b), float(c), float(d), float(e), float(f)
+
+
 def _on_reference(points: TiePoints, lattice: Lattice) -> TiePoints:
     """Tie points in reference pixels."""
-    return TiePoints(
-        lattice.to_reference(points.at),
-        points.found * np.array(lattice.zoom),
-        points.curvature,
-        points.score,
-        points.weight,
-    )
+    return replace(points, at=lattice.to_reference(points.at), found=points.found * np.array(lattice.zoom))

@@ -7,25 +7,26 @@ for matching only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
+from dask.base import compute
+from dask.delayed import delayed
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
 from scipy import ndimage
 
 from rsgeo_gan import raster
 from rsgeo_gan.coregister.features import Descriptor
 from rsgeo_gan.coregister.matching import Block
-from rsgeo_gan.errors import GridError
+from rsgeo_gan.grid import pixels_in
 from rsgeo_gan.sensors import Sensor
 
-__all__ = ["Lattice", "View", "blocks", "common_lattice", "default_bands"]
+__all__ = ["Blocks", "Lattice", "View", "common_lattice", "default_bands"]
 
 BLOCK_PX = 1024
 """Side of a block of the matching grid; what is held in memory grows with its square."""
@@ -147,7 +148,7 @@ def common_lattice(reference: GeoBox, moving: GeoBox, room_px: float) -> Lattice
     """
     height, width = reference.shape
     col, row = _outline(moving)
-    x, y = _pixels(moving, reference, col, row)
+    x, y = pixels_in(reference, moving, col, row)
     seen = np.isfinite(x) & np.isfinite(y)
     if seen.sum() < 4:
         return None
@@ -173,48 +174,115 @@ def common_lattice(reference: GeoBox, moving: GeoBox, room_px: float) -> Lattice
     return Lattice(box, core, origin, (float(zoom[0]), float(zoom[1])))
 
 
-def blocks(lattice: Lattice, reference: View, moving: View, describe: Descriptor, room_px: int) -> Iterator[Block]:
-    """Read and describe both rasters block by block; blocks without anything in common are left out.
+class Blocks:
+    """The blocks of a matching grid, described when they are wanted.
 
-    Args:
-        lattice: The matching grid.
-        reference: How the reference is read.
-        moving: How the moving raster is read.
-        describe: The descriptor.
-        room_px: Search room around each block, grid pixels.
-
-    Yields:
-        Descriptors of both rasters.
+    A scene of few blocks is held in memory. Of a larger one a sample, spread evenly, is held; `every` goes through
+    all of it, so that memory does not grow with the scene.
     """
-    height, width = lattice.box.shape
-    first_col, first_row, core_width, core_height = lattice.core
-    pad = room_px + RIM_PX
-    for row, rows in _cuts(first_row, core_height):
-        for col, cols in _cuts(first_col, core_width):
-            left, top = max(0, col - pad), max(0, row - pad)
-            right, bottom = min(width, col + cols + pad), min(height, row + rows + pad)
-            affine = lattice.box.affine * Affine.translation(left, top)
-            box = GeoBox((bottom - top, right - left), affine, lattice.box.crs)
-            there, there_valid = moving.on(box)
-            if not there_valid.any():
-                continue
-            here, here_valid = reference.on(box)
-            if not here_valid.any():
-                continue
-            a, a_mask = describe(here, here_valid)
-            b, b_mask = describe(there, there_valid)
-            core = (col - left, row - top, cols, rows)
-            yield Block(a, b, a_mask.astype(np.float32), b_mask.astype(np.float32), (left, top), core)
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        reference: View,
+        moving: View,
+        describe: Descriptor,
+        *,
+        room_px: int,
+        cell_px: int,
+        workers: int = 1,
+    ) -> None:
+        """Lay the blocks out.
+
+        Args:
+            lattice: The matching grid.
+            reference: How the reference is read.
+            moving: How the moving raster is read.
+            describe: The descriptor.
+            room_px: Search room around each block, grid pixels.
+            cell_px: Side of a cell; blocks hold whole cells.
+            workers: Threads.
+        """
+        self.lattice, self.reference, self.moving, self.describe = lattice, reference, moving, describe
+        self.room_px, self.workers = room_px, max(1, workers)
+        first_col, first_row, core_width, core_height = lattice.core
+        rows, columns = _cuts(first_row, core_height, cell_px), _cuts(first_col, core_width, cell_px)
+        self._all = [(*col, *row) for row in rows for col in columns]
+        some = [(*col, *row) for row in _spread(rows) for col in _spread(columns)]
+        self._held = [block for block in _parallel(self._block, some, self.workers) if block is not None]
+        self._whole = len(some) == len(self._all)
+
+    @property
+    def sample(self) -> list[Block]:
+        """Blocks that are held; those without anything in common are left out."""
+        return self._held
+
+    def every[T](self, function: Callable[[Block], T]) -> Iterator[T]:
+        """Apply a function to every block of the scene, in order; what it returns should be small."""
+        if self._whole:
+            yield from _parallel(function, self._held, self.workers)
+            return
+
+        def described(place: tuple[int, int, int, int]) -> T | None:
+            block = self._block(place)
+            return None if block is None else function(block)
+
+        for found in _parallel(described, self._all, self.workers):
+            if found is not None:
+                yield found
+
+    def _block(self, place: tuple[int, int, int, int]) -> Block | None:
+        """Read and describe both rasters; None where they have nothing in common."""
+        col, cols, row, rows = place
+        height, width = self.lattice.box.shape
+        pad = self.room_px + RIM_PX
+        left, top = max(0, col - pad), max(0, row - pad)
+        right, bottom = min(width, col + cols + pad), min(height, row + rows + pad)
+        affine = self.lattice.box.affine * Affine.translation(left, top)
+        box = GeoBox((bottom - top, right - left), affine, self.lattice.box.crs)
+        there, there_valid = self.moving.on(box)
+        if not there_valid.any():
+            return None
+        here, here_valid = self.reference.on(box)
+        if not here_valid.any():
+            return None
+        a, a_mask = self.describe(here, here_valid)
+        b, b_mask = self.describe(there, there_valid)
+        core = (col - left, row - top, cols, rows)
+        return Block(a, b, a_mask.astype(np.float32), b_mask.astype(np.float32), (left, top), core)
 
 
-def _cuts(start: int, length: int) -> list[tuple[int, int]]:
-    """Starts and lengths of blocks along one axis; a sample of them when there are too many."""
-    count = max(1, round(length / BLOCK_PX))
-    edges = np.linspace(start, start + length, count + 1).round().astype(int)
-    chosen = range(count)
-    if count > MAX_BLOCKS_A_SIDE:
-        chosen = np.linspace(0, count - 1, MAX_BLOCKS_A_SIDE).round().astype(int)  # type: ignore[assignment]
-    return [(int(edges[i]), int(edges[i + 1] - edges[i])) for i in chosen]
+class _Kept:
+    """Hands an item to a task as it is; Dask would take a dataclass of arrays apart and copy it."""
+
+    def __init__(self, item: Any) -> None:
+        self.item = item
+
+
+def _parallel[S, T](function: Callable[[S], T], items: Sequence[S], workers: int) -> Iterator[T]:
+    """Apply a function to items in order, by so many threads, with no more results waiting than threads."""
+    if workers == 1:
+        yield from map(function, items)
+        return
+    task = delayed(lambda kept: function(kept.item), pure=False, traverse=False)
+    for start in range(0, len(items), workers):
+        part = [task(_Kept(item)) for item in items[start : start + workers]]
+        yield from compute(*part, scheduler="threads", num_workers=workers)  # type: ignore[no-untyped-call]
+
+
+def _cuts(start: int, length: int, cell_px: int) -> list[tuple[int, int]]:
+    """Starts and lengths of blocks along one axis: whole cells, only the last block may be ragged."""
+    side = max(1, BLOCK_PX // cell_px) * cell_px
+    count = max(1, round(length / side))
+    starts = [start + i * side for i in range(count)]
+    return [(at, (side if i < count - 1 else start + length - at)) for i, at in enumerate(starts)]
+
+
+def _spread(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Cuts spread evenly, when there are too many."""
+    if len(cuts) <= MAX_BLOCKS_A_SIDE:
+        return cuts
+    return [cuts[i] for i in np.linspace(0, len(cuts) - 1, MAX_BLOCKS_A_SIDE).round().astype(int)]
 
 
 def _outline(box: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -225,38 +293,10 @@ def _outline(box: GeoBox) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return col.ravel(), row.ravel()
 
 
-def _pixels(
-    source: GeoBox, target: GeoBox, col: NDArray[np.float64], row: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Corner-based pixel positions of one box in pixels of another; infinite where undefined."""
-    x, y = _through(source.affine, col, row)
-    if source.crs is not None and target.crs is not None and source.crs != target.crs:
-        try:
-            x, y = Transformer.from_crs(source.crs.proj, target.crs.proj, always_xy=True).transform(x, y)
-        except ProjError as error:
-            raise GridError(
-                f"There is no transformation from {_crs_name(source)} to {_crs_name(target)}: expected two CRSs of one "
-                "body. Pair scenes of the same planet, or correct the CRS of one."
-            ) from error
-    return _through(~target.affine, np.asarray(x, float), np.asarray(y, float))
-
-
-def _crs_name(box: GeoBox) -> str:
-    return str(box.crs.proj.name) if box.crs is not None else "no CRS"
-
-
-def _through(
-    affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions through an affine; what is infinite stays without a place."""
-    with np.errstate(invalid="ignore"):
-        return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
-
-
 def _pixel_ratio(reference: GeoBox, moving: GeoBox, at: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Size of a moving pixel in reference pixels along x and y, 1 where it is about as fine or finer."""
     probe = at + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    col, row = _pixels(reference, moving, probe[:, 0], probe[:, 1])
+    col, row = pixels_in(moving, reference, probe[:, 0], probe[:, 1])
     steps = np.array([[col[1] - col[0], col[2] - col[0]], [row[1] - row[0], row[2] - row[0]]])
     if not np.isfinite(steps).all() or abs(np.linalg.det(steps)) < 1e-12:
         return None
