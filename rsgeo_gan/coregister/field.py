@@ -27,7 +27,7 @@ _FIRST_SIGNAL_PX, _FIRST_NOISE_PX = 1.5, 1.0
 _LEAST_SIGNAL_PX, _LEAST_NOISE_PX = 0.02, 0.02
 _SHARED = 0.4
 """Share of the noise that neighbouring gathered peaks have in common, of what their overlap alone would give."""
-_CAUTION = 0.5
+_CAUTION = 0.25
 """Standard errors that are taken off the displacement both halves see."""
 _FLOOR_PX = 0.25
 _STEPS = 8

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,8 @@ Points = NDArray[np.float64]
 
 _MIN_COMMON = 0.3
 _MIN_GATHERED = 0.35
+_ROWS = 16
+"""Rows of cells that are cut at a time, which bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,15 @@ class Cells:
         room = max(self.radius - reach, 0)
         about = np.clip((expected - self.offset) / self.scale, -room, room)
         steps = np.arange(-reach, reach + 1) + k // 2
-        place = about.reshape(-1, 2)[:, :, None] + steps
-        across, down = (_kernel(place[:, axis, :, None] - np.arange(k)) for axis in (0, 1))
-        cut = cast(Array, down @ self.score.reshape(-1, k, k) @ across.transpose(0, 2, 1))
-        return cut.reshape(ny, nx, len(steps), len(steps)), self.offset + about * self.scale
+        samples = np.arange(k, dtype=np.float32)
+        cut = np.empty((ny, nx, len(steps), len(steps)), np.float32)
+        for row in range(0, ny, _ROWS):
+            part = np.s_[row : row + _ROWS]
+            place = (about[part].reshape(-1, 2)[:, :, None] + steps).astype(np.float32)
+            across, down = (_kernel(place[:, axis, :, None] - samples) for axis in (0, 1))
+            found = down @ self.score[part].reshape(-1, k, k) @ across.transpose(0, 2, 1)
+            cut[part] = found.reshape(cut[part].shape)
+        return cut, self.offset + about * self.scale
 
     def gather(
         self, expected: Points, spread: float, reach_px: float, half: NDArray[np.bool_] | None = None
@@ -242,8 +248,9 @@ def _spread(values: NDArray[np.floating], cells: float) -> NDArray[np.floating]:
     return blurred
 
 
-def _kernel(distance: NDArray[np.float64]) -> Array:
+def _kernel(distance: Array) -> Array:
     """Cubic convolution (Keys 1981, a = -1/2)."""
     t = np.abs(distance)
     near, far = (1.5 * t - 2.5) * t * t + 1.0, ((2.5 - 0.5 * t) * t - 4.0) * t + 2.0
-    return np.where(t < 1, near, np.where(t < 2, far, 0.0)).astype(np.float32)
+    weight: Array = np.where(t < 1, near, np.where(t < 2, far, np.float32(0.0)))
+    return weight

@@ -30,7 +30,7 @@ _COARSE_REACH_PX = (8.0, 6.0, 5.0)
 _FINE_REACH_PX = (4.0, 3.0)
 _LAST_REACH_PX = 3.0
 _FINE_RADIUS_PX = 8
-_WORTHWHILE_PX = 0.5
+_WORTHWHILE_PX = 0.35
 _STIFF: tuple[Kind, ...] = ("none", "shift", "affine")
 
 
