@@ -25,8 +25,8 @@ _MAX_DISAGREEMENT_PX = 3.0
 _MIN_SHARE = 0.4
 _MIN_SCORE = 0.08
 _POINT_PX = 0.5
-_LOGISTIC = (-1.26, -2.93, 2.02, -0.29)
-"""Constant, and factors of log expected error, share, log disagreement."""
+_LOGISTIC = (-0.2, -1.9, -0.15)
+"""Constant, and factors of log expected error and log disagreement."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def judged(points: TiePoints, fitted: Points, sigma_px: float) -> TiePoints:
 def confidence(evidence: Evidence) -> float:
     """Estimate the probability that the error is below one pixel.
 
-    A logistic model of expected error, agreement of the windows and of the halves, fitted to optical-SAR
-    pairs under known distortions and to pairs of different places.
+    A logistic model of the expected error and of the agreement of the halves, fitted to pairs of one sensor, of
+    several sensors and with manual tie points under known distortions, each kind with the same weight.
 
     Args:
         evidence: What speaks for the displacement.
@@ -125,8 +125,8 @@ def confidence(evidence: Evidence) -> float:
     if not np.isfinite(evidence.sigma_px):
         return 0.0
     sigma, agreement = np.clip(evidence.sigma_px, 0.05, 5.0), np.clip(evidence.agreement_px, 0.1, 30.0)
-    constant, by_sigma, by_share, by_agreement = _LOGISTIC
-    odds = constant + by_sigma * np.log(sigma) + by_share * evidence.share + by_agreement * np.log(agreement)
+    constant, by_sigma, by_agreement = _LOGISTIC
+    odds = constant + by_sigma * np.log(sigma) + by_agreement * np.log(agreement)
     return float(1.0 / (1.0 + np.exp(-odds)))
 
 

@@ -6,7 +6,7 @@ Blocks and what is true in them:
 * "exact other band": two bands of one acquisition; the truth is the case alone, so that an offset between the bands
   counts as error;
 * "sample": invented land seen by both sensors; the truth is the case alone;
-* "tie points": the case on top of the affine through the manual points;
+* "tie points": the case on top of a smooth surface through the manual points;
 * "consistency": the case on top of the method's own answer for the untouched pair, so that a constant bias does not
   show; a method that declines the untouched pair fails in all its cases;
 * "well aligned": untouched pairs of one grid; the error is how far the method moves them;

@@ -25,10 +25,15 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from scipy import ndimage
+from scipy.interpolate import RBFInterpolator
 
 from coreg.cases import Points, Tile
 
 __all__ = ["MARGIN_PX", "Pair", "Side", "find", "find_tie_points", "read_points", "samples"]
+
+_FOLDS = 7
+_NEIGHBOURHOOD_PX = 64
+_STIFFNESS = (1e2, 1e3, 1e4, 1e5, 1e6)
 
 MARGIN_PX = 18
 """Image around a tile, from which content moves in."""
@@ -103,7 +108,7 @@ class Pair:
 
     def residual(self) -> Callable[[Points], Points] | None:
         """Displacement the pair has by its manual points, in image pixels; None when there are none."""
-        return None if self.points is None else _affine_of(read_points(self.points))
+        return None if self.points is None else _surface_of(read_points(self.points))
 
 
 def find(folder: Path) -> list[Pair]:
@@ -176,8 +181,38 @@ def read_points(path: Path) -> NDArray[np.float64]:
     return np.loadtxt(path, usecols=(0, 1, 2, 3)) - 1.0
 
 
-def _affine_of(points: NDArray[np.float64]) -> Callable[[Points], Points]:
-    """Affine through the points' displacements that forgets those far from it."""
+def _surface_of(points: NDArray[np.float64]) -> Callable[[Points], Points]:
+    """Smooth displacement through manual points: affine and thin plate, as stiff as left-out points say.
+
+    Points far from the affine are forgotten; where the thin plate predicts left-out points no better, the affine
+    alone stays.
+    """
+    affine, kept = _affine_of(points)
+    at = points[kept, :2]
+    rest = points[kept, 2:] - at - affine(at)
+    # Whole neighbourhoods are left out: points lie in clusters, which a single one left out would not judge.
+    column, row = (at // _NEIGHBOURHOOD_PX).astype(int).T
+    fold = (column + 3 * row) % _FOLDS
+    best, stiffness = float(np.mean(rest**2)), None
+    for candidate in _STIFFNESS:
+        left = [
+            rest[fold == k]
+            - RBFInterpolator(at[fold != k], rest[fold != k], smoothing=candidate, kernel="thin_plate_spline")(
+                at[fold == k]
+            )
+            for k in np.unique(fold)
+        ]
+        error = float(np.mean(np.concatenate(left) ** 2))
+        if error < best:
+            best, stiffness = error, candidate
+    if stiffness is None:
+        return affine
+    plate = RBFInterpolator(at, rest, smoothing=stiffness, kernel="thin_plate_spline")
+    return lambda xy: affine(xy) + plate(xy)
+
+
+def _affine_of(points: NDArray[np.float64]) -> tuple[Callable[[Points], Points], NDArray[np.bool_]]:
+    """Affine through the points' displacements that forgets those far from it, and which it keeps."""
     design = np.column_stack([np.ones(len(points)), points[:, :2]])
     found = points[:, 2:] - points[:, :2]
     weight = np.ones(len(points))
@@ -187,7 +222,7 @@ def _affine_of(points: NDArray[np.float64]) -> Callable[[Points], Points]:
         distance = np.linalg.norm(found - design @ coefficients, axis=1)
         scale = max(1.4826 * float(np.median(distance)), 0.3)
         weight = np.clip(1 - (distance / (3 * scale)) ** 2, 0, None) ** 2
-    return lambda xy: np.column_stack([np.ones(len(xy)), xy]) @ coefficients
+    return lambda xy: np.column_stack([np.ones(len(xy)), xy]) @ coefficients, weight > 0
 
 
 def _undeclared(values: NDArray[np.float32]) -> NDArray[np.bool_]:
