@@ -1,8 +1,9 @@
 """A smooth displacement field from correlation surfaces: how smooth, and how sure, the data say themselves.
 
-The field is the mean of a Gaussian process given the gathered peaks. Its strength and the noise of the peaks are
-not settings: two halves of the cells that share no pixel are measured apart; what they have in common is
-displacement, what they have not is noise.
+The field is the mean of a Gaussian process given the gathered peaks. Its strength, along x and along y, and the
+noise of the peaks are not settings: two halves of the cells that share no pixel are measured apart; what they have
+in common is displacement, what they have not is noise. Relief moves SAR content in range only, so one component may
+be strong and the other nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _SHARED = 0.4
 """Share of the noise that neighbouring gathered peaks have in common, of what their overlap alone would give."""
 _CAUTION = 0.25
 """Standard errors that are taken off the displacement both halves see."""
+_ISOTROPIC_CELLS = 20.0
+"""Independent peaks at which the strengths of x and y are believed half."""
 _FLOOR_PX = 0.25
 _STEPS = 8
 _LEVELS = 24
@@ -41,16 +44,21 @@ class Smooth:
     Attributes:
         values: Displacement beyond the expected one x, y, pixels, shape (ny, nx, 2).
         sigma_px: Expected error, both components together, shape (ny, nx).
-        signal_px: Root mean square of the displacement that both halves see, one component.
+        signal_px: Root mean square of the displacement that both halves see, x and y, shape (2,).
         noise_px: Noise of one peak, one component, as the fit counts it.
         significance: How clearly the halves agree: their mean product over its standard error.
     """
 
     values: Points
     sigma_px: Points
-    signal_px: float
+    signal_px: Points
     noise_px: float
     significance: float
+
+    @property
+    def length_px(self) -> float:
+        """Root mean square length of the displacement that both halves see."""
+        return float(np.hypot(*self.signal_px))
 
     @property
     def error_px(self) -> float:
@@ -72,7 +80,7 @@ def smooth(cells: Cells, expected: Points) -> Smooth:
     shape = _prior(ny, nx)[..., None]
     first_half = cells.checkers == 0
     values = np.zeros((ny, nx, 2))
-    signal, noise, significance = _FIRST_SIGNAL_PX, _FIRST_NOISE_PX, 0.0
+    signal, noise, significance = np.full(2, _FIRST_SIGNAL_PX), _FIRST_NOISE_PX, 0.0
     precision = np.zeros((ny, nx))
     for number, (spread, reach) in enumerate(_ROUNDS):
         cut, middle = cells.follow(expected + values, int(np.ceil(reach)) + 1)
@@ -95,7 +103,7 @@ def smooth(cells: Cells, expected: Points) -> Smooth:
             trust = np.where(ratio < 1.0, (1.0 - ratio**2) ** 2, 1e-6)
         precision = _trace(matrix) * trust / noise**2
     near = ndimage.gaussian_filter(precision, 1.5, mode="constant")
-    return Smooth(values, _posterior(near, shape[..., 0] / signal**2), signal, noise, significance)
+    return Smooth(values, _posterior(near, shape / signal**2), signal, noise, significance)
 
 
 def _prior(ny: int, nx: int) -> Points:
@@ -111,26 +119,30 @@ def _trace(matrix: Points) -> Points:
     return half
 
 
-def _variances(halves: list[Gathered], expected: Points, weight: Points, spread: float) -> tuple[float, float, float]:
-    """Signal and noise, pixels, of one component, and how significant the signal is."""
+def _variances(halves: list[Gathered], expected: Points, weight: Points, spread: float) -> tuple[Points, float, float]:
+    """Signal of x and y and noise of one component, pixels, and how significant the signal is."""
     one, other = (half.found - expected for half in halves)
     both = (halves[0].weight > 0) & (halves[1].weight > 0)
     apart = np.linalg.norm(one - other, axis=-1)
     typical = float(np.median(apart[both])) if both.any() else 1.0
     ratio = apart / (3.0 * max(_FLOOR_PX, 1.4826 * typical))
     weight = weight * both * np.where(ratio < 1.0, (1.0 - ratio**2) ** 2, 0.0)
-    total = max(float(weight.sum()), 1e-9)
-    product = (one * other).sum(-1) / 2
-    common = float((weight * product).sum()) / total
-    noise = float((weight * apart**2).sum()) / total / 8
+    weight = weight / max(float(weight.sum()), 1e-9)
+    noise = float((weight * apart**2).sum()) / 8
     overlap = max(4 * np.pi * spread**2, 1.0)
-    independent = total**2 / max(float((weight**2).sum()), 1e-9) / (2 * overlap)
-    scatter = float((weight * (product - common) ** 2).sum()) / total
-    error = np.sqrt(scatter / max(independent, 1.0))
+    independent = max(1.0 / max(float((weight**2).sum()), 1e-9) / (2 * overlap), 1.0)
+    product = one * other
+    each = (weight[..., None] * product).sum((0, 1))
+    together = product.mean(-1)
+    common = float((weight * together).sum())
+    error = float(np.sqrt((weight * (together - common) ** 2).sum() / independent))
+    # Few cells cannot tell the strengths of x and y apart.
+    own = independent / (independent + _ISOTROPIC_CELLS)
+    strength = own * each + (1.0 - own) * common - _CAUTION * error
     return (
-        float(np.sqrt(max(common - _CAUTION * error, _LEAST_SIGNAL_PX**2))),
+        np.sqrt(np.maximum(strength, _LEAST_SIGNAL_PX**2)),
         float(np.sqrt(max(noise, _LEAST_NOISE_PX**2) * overlap * _SHARED)),
-        float(common / max(error, 1e-9)),
+        common / max(error, 1e-9),
     )
 
 
@@ -140,7 +152,7 @@ def _solve(matrix: Points, found: Points, prior: Points, start: Points) -> Point
     Args:
         matrix: Weight matrices xx, xy, yy of the peaks, shape (ny, nx, 3).
         found: Peaks x, y, shape (ny, nx, 2).
-        prior: Weight of each mode, shape (ny, nx, 1).
+        prior: Weight of each mode for x and y, shape (ny, nx, 2).
         start: First guess, shape (ny, nx, 2).
 
     Returns:
@@ -177,6 +189,6 @@ def _posterior(precision: Points, prior: Points) -> Points:
     """Expected error of the field where the peaks have a given precision, as if it were so everywhere near."""
     top = max(float(precision.max()), 1e-6)
     levels = np.concatenate([[0.0], np.geomspace(top * 1e-5, top, _LEVELS)])
-    variance = np.array([np.mean(1.0 / (prior + level)) for level in levels])
-    sigma: Points = np.sqrt(2.0 * np.interp(precision, levels, variance))
+    variance = np.array([np.mean(1.0 / (prior + level), axis=(0, 1)).sum() for level in levels])
+    sigma: Points = np.sqrt(np.interp(precision, levels, variance))
     return sigma

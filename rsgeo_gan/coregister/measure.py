@@ -192,7 +192,7 @@ def measure(
 
 def _carried(rest: Smooth) -> bool:
     """Whether what two halves both see beyond an affine displacement is worth a field."""
-    return bool(np.sqrt(2.0) * rest.signal_px > _WORTHWHILE_PX)
+    return rest.length_px > _WORTHWHILE_PX
 
 
 def _nothing(reason: str) -> Measurement:

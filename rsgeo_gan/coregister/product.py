@@ -35,7 +35,7 @@ FILES = {
 """Names in the folder, by their key in `coregistration.json`."""
 RECORD = "coregistration.json"
 
-_MAP_SIDE_PX = 2048
+_MAP_SIDE_PX = 1024
 
 
 @dataclass(frozen=True)

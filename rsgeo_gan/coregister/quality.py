@@ -86,7 +86,7 @@ def stiff_error(points: TiePoints, model: Model, rest: Smooth) -> float:
     scatter = float((trusted * _apart(points, fitted) ** 2).sum()) / total
     independent = total**2 / float((trusted**2).sum()) / _OVERLAP
     freedom = _PARAMETERS[model.kind]
-    return float(np.sqrt(scatter * freedom / max(independent - freedom, 0.5) + 2.0 * rest.signal_px**2))
+    return float(np.sqrt(scatter * freedom / max(independent - freedom, 0.5) + rest.length_px**2))
 
 
 def judged(points: TiePoints, fitted: Points, sigma_px: float) -> TiePoints:
