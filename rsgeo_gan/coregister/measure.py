@@ -14,7 +14,7 @@ from rsgeo_gan.coregister.field import Smooth, smooth
 from rsgeo_gan.coregister.fit import Kind, Model, TiePoints, choose, fit
 from rsgeo_gan.coregister.lattice import Cells, Cut
 from rsgeo_gan.coregister.matching import Block, centres, correlate, halve, peaks
-from rsgeo_gan.coregister.quality import Evidence, confidence, judged, stiff_error, verdict
+from rsgeo_gan.coregister.quality import MUTUAL_PX, Evidence, confidence, judged, stiff_error, verdict
 
 __all__ = ["Measurement", "cell_px", "measure", "search_radius"]
 
@@ -174,6 +174,11 @@ def measure(
     else:
         sigma = stiff_error(points, model, rest)
     found = Measurement(model, points, sigma, 0.0, False, "", None, rest if use else None, fine.at if use else None)
+    apart = _there_and_back(
+        coarse, _search([_swapped(b) for b in blocks], cell, search_radius(max_shift_px), origin), free
+    )
+    column, row = np.round((points.at - np.array(origin) + 0.5) / cell - 0.5).astype(int).T
+    mutual = apart[row.clip(0, apart.shape[0] - 1), column.clip(0, apart.shape[1] - 1)]
     evidence = Evidence.of(
         points,
         found(points.at),
@@ -183,10 +188,11 @@ def measure(
         largest_px=float(max(np.abs(start).max() * scale, np.abs(found(fine.at.reshape(-1, 2)).mean(0)).max())),
         sigma_px=sigma,
         significance=rest.significance,
+        mutual=float(np.average(mutual < MUTUAL_PX, weights=points.weight + 1e-12)),
     )
     reason = verdict(evidence, max_shift_px)
     trust = 0.0 if reason else confidence(evidence)
-    points = judged(points, found(points.at), sigma)
+    points = judged(points, found(points.at), sigma, mutual)
     return replace(found, points=points, confidence=trust, reliable=not reason, reason=reason, evidence=evidence)
 
 
@@ -223,6 +229,31 @@ def _search(blocks: Sequence[Block], cell: int, radius: int, origin: tuple[float
         Cut.of(correlate(halve(block, times), cell // times, reach), _start(block, cell, origin)) for block in blocks
     ]
     return Cells.assemble(cuts, cell, origin, times)
+
+
+def _swapped(block: Block) -> Block:
+    """The same block with the roles of the rasters exchanged."""
+    return replace(
+        block,
+        reference=block.moving,
+        moving=block.reference,
+        reference_mask=block.moving_mask,
+        moving_mask=block.reference_mask,
+    )
+
+
+def _there_and_back(forward: Cells, backward: Cells, model: Model) -> Points:
+    """How far the way back misses the start, for windows around every coarse cell, pixels, shape (ny, nx).
+
+    A window of the reference is found in the moving raster and, where it was found, a window of the moving raster
+    in the reference; content that only one of them shows leads somewhere else.
+    """
+    ny, nx = forward.weight.shape
+    expected = model(forward.at.reshape(-1, 2)).reshape(ny, nx, 2)
+    there = forward.gather(expected, _SPREAD / 2, _COARSE_REACH_PX[0])
+    back = backward.gather(-expected, _SPREAD / 2, _COARSE_REACH_PX[0])
+    apart = np.linalg.norm(there.found + back.found, axis=-1)
+    return np.where((there.weight > 0) & (back.weight > 0), apart, np.inf)
 
 
 def _refine(block: Block, cell: int, model: Model, origin: tuple[float, float]) -> Cut:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rsgeo_gan.coregister.field import Smooth
 from rsgeo_gan.coregister.fit import Model, TiePoints
 
-__all__ = ["Evidence", "confidence", "judged", "stiff_error", "verdict"]
+__all__ = ["MUTUAL_PX", "Evidence", "confidence", "judged", "stiff_error", "verdict"]
 
 Points = NDArray[np.float64]
 
@@ -25,6 +25,8 @@ _MAX_DISAGREEMENT_PX = 3.0
 _MIN_SHARE = 0.4
 _MIN_SCORE = 0.08
 _POINT_PX = 0.5
+MUTUAL_PX = 2.5
+"""A way there and back that misses its start by more is one-sided."""
 _LOGISTIC = (-0.2, -1.9, -0.15)
 """Constant, and factors of log expected error and log disagreement."""
 
@@ -42,6 +44,7 @@ class Evidence:
         largest_px: Largest component of the mean displacement, before or after refinement.
         sigma_px: Expected error.
         significance: How clearly two halves see the same smooth displacement beyond the affine part.
+        mutual: Weighted share of windows from which the way there and back returns to the start.
         n_points: Number of windows.
     """
 
@@ -53,6 +56,7 @@ class Evidence:
     largest_px: float
     sigma_px: float
     significance: float
+    mutual: float
     n_points: int
 
     @classmethod
@@ -89,24 +93,26 @@ def stiff_error(points: TiePoints, model: Model, rest: Smooth) -> float:
     return float(np.sqrt(scatter * freedom / max(independent - freedom, 0.5) + rest.length_px**2))
 
 
-def judged(points: TiePoints, fitted: Points, sigma_px: float) -> TiePoints:
+def judged(points: TiePoints, fitted: Points, sigma_px: float, mutual_px: Points) -> TiePoints:
     """Say of every tie point how far it is to be believed, and why it does not support the displacement.
 
     Args:
         points: Tie points.
         fitted: Displacement x, y at them, shape (N, 2).
         sigma_px: Expected error of the displacement.
+        mutual_px: How far the way there and back misses the start around each, shape (N,).
 
     Returns:
-        The points with `confidence` and `reason`: "weak" (no peak, or hardly any), "outlier" (further than
-        1.5 px from the displacement).
+        The points with `confidence` and `reason`: "weak" (no peak, or hardly any), "one-sided" (found
+        there, but not back), "outlier" (further than 1.5 px from the displacement).
     """
     apart = _apart(points, fitted)
     weak = (points.weight <= 0) | (points.score < _MIN_SCORE)
-    reason = np.where(weak, "weak", np.where(apart >= _NEAR_PX, "outlier", ""))
+    astray = np.where(apart >= _NEAR_PX, "outlier", "")
+    reason = np.where(weak, "weak", np.where(mutual_px >= MUTUAL_PX, "one-sided", astray))
     spread = float(np.hypot(sigma_px if np.isfinite(sigma_px) else 3.0, _POINT_PX))
     strength = np.clip(points.score / (2 * _MIN_SCORE), 0, 1)
-    trust = np.where(weak, 0.0, strength * np.exp(-0.5 * (apart / spread) ** 2))
+    trust = np.where(weak | (mutual_px >= MUTUAL_PX), 0.0, strength * np.exp(-0.5 * (apart / spread) ** 2))
     return replace(points, confidence=trust, reason=reason)
 
 
