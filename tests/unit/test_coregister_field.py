@@ -130,7 +130,7 @@ def test_content_that_only_one_raster_shows_is_not_used() -> None:
 def test_a_tie_point_that_is_not_found_back_is_one_sided() -> None:
     at = np.zeros((4, 2))
     points = TiePoints(
-        at, at + [[0, 0], [0, 0], [3, 0], [0, 0]], np.ones((4, 3)), np.array([0.5, 0.5, 0.5, 0.01]), np.ones(4)
+        at, np.array([[0.0, 0], [0, 0], [3, 0], [0, 0]]), np.ones((4, 3)), np.array([0.5, 0.5, 0.5, 0.01]), np.ones(4)
     )
     told = judged(points, at, 0.3, np.array([0.1, 9.0, 0.1, 0.1]))
     assert told.reason.tolist() == ["", "one-sided", "outlier", "weak"]
