@@ -16,13 +16,14 @@ from scipy import ndimage
 from rsgeo_gan.coregister.fit import TiePoints
 from rsgeo_gan.coregister.matching import Surfaces, peaks
 
-__all__ = ["Cells", "Cut", "Gathered"]
+__all__ = ["MIN_GATHERED", "Cells", "Cut", "Gathered"]
 
 Array = NDArray[np.float32]
 Points = NDArray[np.float64]
 
 _MIN_COMMON = 0.3
-_MIN_GATHERED = 0.35
+MIN_GATHERED = 0.35
+"""Least share of a gathered neighbourhood that both rasters show."""
 _ROWS = 16
 """Rows of cells that are cut at a time, which bounds memory."""
 
@@ -78,7 +79,7 @@ class Gathered:
     @property
     def weight(self) -> Points:
         """Trust in each peak before it is compared with others, shape (ny, nx)."""
-        peak = (self.curvature[..., 0] > 0) & (self.share > _MIN_GATHERED)
+        peak = (self.curvature[..., 0] > 0) & (self.share > MIN_GATHERED)
         weight: Points = np.clip(self.height, 0, None) * np.clip(self.share, 0, 1) * peak
         return weight
 
@@ -127,6 +128,10 @@ class Cells:
             place = np.s_[cut.start[1] : cut.start[1] + rows, cut.start[0] : cut.start[0] + columns]
             score[place] = cut.score[..., rim : rim + k, rim : rim + k]
             common[place], texture[place], offset[place] = cut.common, cut.texture, cut.offset
+        x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
+        weight = np.where(common > _MIN_COMMON, common, 0.0)
+        x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
+        weight = np.where(common > _MIN_COMMON, common, 0.0)
         x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
         weight = np.where(common > _MIN_COMMON, common, 0.0)
         x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
@@ -229,7 +234,7 @@ class Cells:
         found = self.gather(expected(self.at.reshape(-1, 2)).reshape(ny, nx, 2), spread, reach_px)
         rows, columns = (slice((n - 1) % every // 2, None, every) for n in (ny, nx))
         some = np.s_[rows, columns]
-        usable = (found.share[some] > _MIN_GATHERED).ravel()
+        usable = (found.share[some] > MIN_GATHERED).ravel()
         return TiePoints(
             self.at[some].reshape(-1, 2)[usable],
             found.found[some].reshape(-1, 2)[usable],

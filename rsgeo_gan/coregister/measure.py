@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from rsgeo_gan.coregister.field import Smooth, smooth
 from rsgeo_gan.coregister.fit import Kind, Model, TiePoints, choose, fit
-from rsgeo_gan.coregister.lattice import Cells, Cut
+from rsgeo_gan.coregister.lattice import MIN_GATHERED, Cells, Cut
 from rsgeo_gan.coregister.matching import Block, centres, correlate, halve, peaks
 from rsgeo_gan.coregister.quality import MUTUAL_PX, Evidence, confidence, judged, stiff_error, verdict
 
@@ -112,6 +112,7 @@ def measure(
     allowed: tuple[str, ...],
     *,
     cell: int | None = None,
+    origin: tuple[float, float] | None = None,
     every_block: Mapper | None = None,
 ) -> Measurement:
     """Measure the displacement that two rasters show.
@@ -124,6 +125,7 @@ def measure(
         max_shift_px: Largest mean displacement looked for, pixels.
         allowed: Families of displacement to choose from, from stiff to free: none, shift, affine, field.
         cell: Side of a coarse cell, pixels; by the size of the blocks when None.
+        origin: Column and row of the first cell's corner; that of the given blocks when None.
         every_block: Applies a function to all blocks of the scene; to the given ones when None.
 
     Returns:
@@ -132,8 +134,10 @@ def measure(
     if not blocks:
         return _nothing("too little valid data")
     cell = cell or cell_px(min(b.core[2] for b in blocks), min(b.core[3] for b in blocks))
-    corners = np.array([np.array(b.origin) + b.core[:2] for b in blocks], float)
-    origin = (float(corners[:, 0].min()), float(corners[:, 1].min()))
+    if origin is None:
+        corners = np.array([np.array(b.origin) + b.core[:2] for b in blocks], float)
+        origin = (float(corners[:, 0].min()), float(corners[:, 1].min()))
+    first = origin
     coarse = _search(blocks, cell, search_radius(max_shift_px), origin)
     seen = coarse.weight > 0
     if seen.sum() < 4:
@@ -153,7 +157,7 @@ def measure(
         model = fit(coarse.tie_points(model, _SPREAD / 2, near, every=1), freest)
 
     def refine(block: Block) -> Cut:
-        return _refine(block, cell // 2, model, origin)
+        return _refine(block, cell // 2, model, first)
 
     fine = Cells.assemble(list((every_block or _all(blocks))(refine)), cell // 2, origin)
     if (fine.weight > 0).sum() < 4:
@@ -246,14 +250,17 @@ def _there_and_back(forward: Cells, backward: Cells, model: Model) -> Points:
     """How far the way back misses the start, for windows around every coarse cell, pixels, shape (ny, nx).
 
     A window of the reference is found in the moving raster and, where it was found, a window of the moving raster
-    in the reference; content that only one of them shows leads somewhere else.
+    in the reference; content that only one of them shows leads somewhere else. Where no block was searched,
+    nothing is known and nothing is held against a window.
     """
     ny, nx = forward.weight.shape
     expected = model(forward.at.reshape(-1, 2)).reshape(ny, nx, 2)
     there = forward.gather(expected, _SPREAD / 2, _COARSE_REACH_PX[0])
     back = backward.gather(-expected, _SPREAD / 2, _COARSE_REACH_PX[0])
     apart = np.linalg.norm(there.found + back.found, axis=-1)
-    return np.where((there.weight > 0) & (back.weight > 0), apart, np.inf)
+    lost = (there.weight <= 0) | (back.weight <= 0)
+    unseen = np.minimum(there.share, back.share) < MIN_GATHERED
+    return np.where(unseen, 0.0, np.where(lost, np.inf, apart))
 
 
 def _refine(block: Block, cell: int, model: Model, origin: tuple[float, float]) -> Cut:

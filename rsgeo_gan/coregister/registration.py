@@ -184,7 +184,8 @@ def survey(
     scene = Blocks(
         lattice, reference, moving, METHODS[method], room_px=search_radius(limit), cell_px=cell, workers=workers
     )
-    found = measure(scene.sample, limit, _FAMILIES[model], cell=cell, every_block=scene.every)
+    first = float(lattice.core[0]), float(lattice.core[1])
+    found = measure(scene.sample, limit, _FAMILIES[model], cell=cell, origin=first, every_block=scene.every)
     result = Registration(_displacement(found, lattice, box), _on_reference(found.points, lattice), lattice.overlap)
     done = result.displacement
     _log.info(

@@ -345,3 +345,20 @@ def test_scenes_of_two_planets_are_refused_in_words(world: World, tmp_path: Path
             optical(tmp_path / "mars.tif", np.full((64, 64), 0.5), mars),
             moving_sensor=OPTICAL,
         )
+
+
+def test_a_streamed_scene_whose_first_blocks_are_empty_keeps_its_place(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = north_up((640, 640), at=600.0)
+    dn = (500 + 3000 * world.on(box).clip(0, 1)).astype(np.uint16)
+    dn[:160, :] = 0
+    dn[:, :100] = 0
+    dn[160:320, 60:160] = (500 + 3000 * world.on(box).clip(0, 1)).astype(np.uint16)[160:320, 60:160]
+    reference = raster.write(tmp_path / "eo.tif", dn, box, nodata=0, cog=False)
+    moving = radar(tmp_path / "sar.tif", world.on(box, metres(box, (3.4, -5.2))), box)
+    monkeypatch.setattr(views, "BLOCK_PX", 128)
+    monkeypatch.setattr(views, "MAX_BLOCKS_A_SIDE", 2)
+    found = measure(reference, moving)
+    assert found.reliable, found.reason
+    assert np.allclose(found.at(400, 400), (3.4, -5.2), atol=0.2)
