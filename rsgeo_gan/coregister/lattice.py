@@ -130,17 +130,6 @@ class Cells:
             common[place], texture[place], offset[place] = cut.common, cut.texture, cut.offset
         x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
         weight = np.where(common > _MIN_COMMON, common, 0.0)
-        x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
-        weight = np.where(common > _MIN_COMMON, common, 0.0)
-        x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
-        weight = np.where(common > _MIN_COMMON, common, 0.0)
-        x, y = (origin[axis] + (np.arange(n) + 0.5) * cell - 0.5 for axis, n in enumerate((nx, ny)))
-        weight = np.where(common > _MIN_COMMON, common, 0.0)
-        import os
-
-        pw = float(os.environ.get("TPW", "0"))
-        if pw and (weight > 0).any():
-            weight = weight * np.clip(texture / max(np.median(texture[weight > 0]), 1e-9), 0.05, 4.0) ** pw
         return cls(score, weight, texture, offset, np.stack(np.meshgrid(x, y), -1), scale)
 
     @property
