@@ -34,7 +34,7 @@ class Field:
 
     Attributes:
         box: The lattice: its pixel centres are the nodes. It has the reference's CRS and axes, coarser pixels,
-            and covers the reference grid.
+            and covers what both rasters show.
         values: dx, dy at the nodes in pixels of the reference, shape (2, R, C), float32; the whole
             displacement, not what an affine part leaves.
         sigma_px: Expected error at the nodes, reference pixels, shape (R, C).

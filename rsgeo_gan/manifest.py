@@ -24,7 +24,7 @@ from shapely.geometry import mapping
 
 from rsgeo_gan import raster
 from rsgeo_gan.displacement import Displacement, Field
-from rsgeo_gan.errors import FailedShareError, ProductError, SourceError
+from rsgeo_gan.errors import FailedShareError, GridError, ProductError, SourceError
 from rsgeo_gan.grid import box_from_dict, box_to_dict
 
 __all__ = [
@@ -234,7 +234,7 @@ def displacement_of(pair: pystac.Item) -> Displacement:
                 f"got {field_.digest[:12]}. Run coregister again."
             )
         return Displacement.from_dict(data, field_)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, GridError) as error:
         raise SourceError(
             f"Pair {pair.id} has no usable `rsgeo:displacement`: expected what coregister writes, got {error!r}. "
             "Run coregister again."

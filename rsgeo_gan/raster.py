@@ -43,7 +43,8 @@ warnings.simplefilter("ignore", NotGeoreferencedWarning)
 
 _BLOCK_PX = 256
 _COG_BLOCK_PX = 512
-_RETRY = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 4, "GDAL_HTTP_RETRY_DELAY": 0.2}
+_REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 4, "GDAL_HTTP_RETRY_DELAY": 0.2}
+"""No listing of remote folders; files of this machine may have masks and georeferences beside them."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,26 @@ def opened(path: Path | str | rasterio.DatasetReader) -> Iterator[rasterio.Datas
     """
     if isinstance(path, rasterio.DatasetReader):
         try:
-            with rasterio.Env(**_RETRY):
+            with rasterio.Env(**_reading(path.name)):
                 yield path
         except RasterioIOError as error:
             raise SourceError(_unreadable(path.name, error)) from error
         return
-    if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
+    if not _is_remote(path) and not Path(path).exists():
         raise SourceError(f"There is no file {path}. Check the path in the catalogue or on the command line.")
     try:
-        with rasterio.Env(**_RETRY), rasterio.open(path) as dataset:
+        with rasterio.Env(**_reading(path)), rasterio.open(path) as dataset:
             yield dataset
     except RasterioIOError as error:
         raise SourceError(_unreadable(str(path), error)) from error
+
+
+def _is_remote(path: Path | str) -> bool:
+    return "://" in str(path) or str(path).startswith("/vsi")
+
+
+def _reading(path: Path | str) -> dict[str, Any]:
+    return _REMOTE if _is_remote(path) else {}
 
 
 def _unreadable(name: str, error: BaseException) -> str:

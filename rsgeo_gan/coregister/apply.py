@@ -166,9 +166,9 @@ def _overlap(info: raster.RasterInfo, box: GeoBox) -> GeoBox:
 
 
 def _copied(info: raster.RasterInfo, out: Path) -> bool:
-    """Copy a GeoTIFF of this machine; false when it is something else."""
+    """Copy a GeoTIFF of this machine; false when it is something else, or has a mask or facts in files beside it."""
     with raster.opened(info.path) as dataset:
-        plain = dataset.driver == "GTiff" and Path(info.path).is_file()
+        plain = dataset.driver == "GTiff" and Path(info.path).is_file() and len(dataset.files) == 1
     if not plain:
         return False
     staged = out.with_name(f".{out.stem}.{uuid.uuid4().hex[:8]}.stage.tif")

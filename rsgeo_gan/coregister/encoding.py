@@ -71,7 +71,9 @@ class Form:
             values = (10 * np.log10(np.maximum(values, _DARKEST)) - self.bias) / self.gain
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
-            values = np.clip(np.rint(np.where(each, values, 0)), limits.min, limits.max)
+            # The largest 64-bit whole number is no float; the next smaller float is the most that can be stored.
+            top = float(limits.max) if self.dtype.itemsize < 8 else float(np.nextafter(float(limits.max), 0))
+            values = np.clip(np.rint(np.where(each, values, 0)), limits.min, top)
             stored = values.astype(self.dtype)
             if self.nodata is not None:
                 kept = stored.dtype.type(self.nodata)

@@ -182,7 +182,9 @@ def measure(
         coarse, _search([_swapped(b) for b in blocks], cell, search_radius(max_shift_px), origin), free
     )
     column, row = np.round((points.at - np.array(origin) + 0.5) / cell - 0.5).astype(int).T
-    mutual = apart[row.clip(0, apart.shape[0] - 1), column.clip(0, apart.shape[1] - 1)]
+    inside = (row >= 0) & (row < apart.shape[0]) & (column >= 0) & (column < apart.shape[1])
+    mutual = np.zeros(len(points))
+    mutual[inside] = apart[row[inside], column[inside]]
     evidence = Evidence.of(
         points,
         found(points.at),
@@ -249,8 +251,8 @@ def _swapped(block: Block) -> Block:
 def _there_and_back(forward: Cells, backward: Cells, model: Model) -> Points:
     """How far the way back misses the start, for windows around every coarse cell, pixels, shape (ny, nx).
 
-    A window of the reference is found in the moving raster and, where it was found, a window of the moving raster
-    in the reference; content that only one of them shows leads somewhere else. Where no block was searched,
+    A window of the reference is looked for in the moving raster, and the window of the moving raster at the same
+    place in the reference; content that only one of them shows leads somewhere else. Where no block was searched,
     nothing is known and nothing is held against a window.
     """
     ny, nx = forward.weight.shape

@@ -44,7 +44,8 @@ class Evidence:
         largest_px: Largest component of the mean displacement, before or after refinement.
         sigma_px: Expected error.
         significance: How clearly two halves see the same smooth displacement beyond the affine part.
-        mutual: Weighted share of windows from which the way there and back returns to the start.
+        mutual: Weighted share of windows from which the way there and back returns to the start, or was not
+            looked for.
         n_points: Number of windows.
     """
 

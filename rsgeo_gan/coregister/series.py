@@ -97,12 +97,20 @@ def align_series(
             workers=workers, progress=progress,
         )  # fmt: skip
         settings = {"model_asked": model, "method": method, "max_shift_px": max_shift_px, "neighbours": neighbours}
+        for old in ("series.json", "series.png"):
+            (folder / old).unlink(missing_ok=True)
+        written: list[SeriesScene] = []
         for scene, there in track(list(zip(result.scenes, seen, strict=True)), "writing scenes", progress):
             if isinstance(there, Input) and scene.direct is not None:
                 own = folder / scene.name
                 made_writable(own, here.source, there.source)
                 found = replace(scene.direct, displacement=scene.displacement)
-                write_pair(own, here, there, found, settings | {"series": _evidence(scene)}, workers=workers)
+                try:
+                    write_pair(own, here, there, found, settings | {"series": _evidence(scene)}, workers=workers)
+                except (SourceError, GridError) as error:
+                    scene = replace(scene, error=str(error))
+            written.append(scene)
+        result = replace(result, scenes=tuple(written))
     write_json(folder / "series.json", series_record(result, reference, scenes))
     draw_series(folder / "series.png", result)
     return result
@@ -115,7 +123,10 @@ def names_of(scenes: Sequence[Path | str]) -> list[str]:
         stem = Path(str(path).split("?")[0]).stem
         name = "".join(c if (c.isalnum() and c.isascii()) or c in "_-" else "_" for c in stem)[:100]
         name = name or f"scene_{number}"
-        names.append(name if name not in names else f"{name}_{number}")
+        wanted, count = name, number
+        while name in names:
+            name, count = f"{wanted}_{count}", count + 1
+        names.append(name)
     return names
 
 

@@ -36,6 +36,7 @@ RIM_PX = 12
 """Reach of the descriptors' filters, pixels."""
 
 _COARSER = 1.25
+_FEWEST_BLOCKS = 2
 _ZERO_BLOCK_PX = 33
 _MAX_BANDS = 2
 _PREFERRED = ("red", "nir", "green", "blue", "vv", "vh")
@@ -211,6 +212,11 @@ class Blocks:
         some = [(*col, *row) for row in _spread(rows) for col in _spread(columns)]
         self._held = [block for block in _parallel(self._block, some, self.workers) if block is not None]
         self._whole = len(some) == len(self._all)
+        left = [place for place in self._all if place not in set(some)]
+        while left and len(self._held) < _FEWEST_BLOCKS:
+            # The sample missed what both rasters show: look on until there is something to start from.
+            part, left = left[: self.workers], left[self.workers :]
+            self._held += [block for block in _parallel(self._block, part, self.workers) if block is not None]
 
     @property
     def sample(self) -> list[Block]:

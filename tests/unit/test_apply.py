@@ -125,6 +125,22 @@ def test_nothing_to_do_copies_the_file_byte_for_byte(tmp_path: Path) -> None:
     assert out.read_bytes() == path.read_bytes()
 
 
+def test_a_file_with_a_mask_beside_it_is_not_copied_without(tmp_path: Path) -> None:
+    path = raster.write(
+        tmp_path / "in.tif", texture(BOX)[None].astype(np.float32).reshape(1, *BOX.shape), BOX, cog=False
+    )
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as dataset:
+        mask = np.full(BOX.shape, 255, np.uint8)
+        mask[:5] = 0
+        dataset.write_mask(mask)
+    assert path.with_name("in.tif.msk").exists()
+    out = align(view(path), Displacement.none(BOX, reason="", reliable=True), tmp_path / "out.tif", reference_box=BOX)
+    values, valid = raster.read(out)
+    assert not valid[:5].any()
+    assert valid[5:].all()
+    assert np.array_equal(values[:, 5:], raster.read(path)[0][:, 5:])
+
+
 def test_a_declined_displacement_moves_nothing_and_says_why(tmp_path: Path) -> None:
     values = texture(BOX)
     path = raster.write(tmp_path / "m.tif", values, BOX)

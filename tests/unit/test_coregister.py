@@ -362,3 +362,19 @@ def test_a_streamed_scene_whose_first_blocks_are_empty_keeps_its_place(
     found = measure(reference, moving)
     assert found.reliable, found.reason
     assert np.allclose(found.at(400, 400), (3.4, -5.2), atol=0.2)
+
+
+def test_a_scene_that_is_valid_only_between_the_sampled_blocks_is_found(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = north_up((384, 640), at=600.0)
+    dn = (500 + 3000 * world.on(box).clip(0, 1)).astype(np.uint16)
+    dn[:, :200] = 0
+    dn[:, 460:] = 0
+    reference = raster.write(tmp_path / "eo.tif", dn, box, nodata=0, cog=False)
+    moving = radar(tmp_path / "sar.tif", world.on(box, metres(box, (3.4, -5.2))), box)
+    monkeypatch.setattr(views, "BLOCK_PX", 128)
+    monkeypatch.setattr(views, "MAX_BLOCKS_A_SIDE", 2)
+    found = measure(reference, moving)
+    assert found.reliable, found.reason
+    assert np.allclose(found.at(320, 190), (3.4, -5.2), atol=0.3)

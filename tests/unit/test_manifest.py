@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pystac
 import pytest
+import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
@@ -156,6 +157,10 @@ def test_a_missing_or_foreign_field_is_refused_in_words(tmp_path: Path) -> None:
         displacement_of(pair)
     raster.write(path, values[:2], raster.inspect(path).geobox)
     with pytest.raises(SourceError, match="expected 4 bands of float32"):
+        displacement_of(pair)
+    with rasterio.open(path, "w", driver="GTiff", width=4, height=4, count=4, dtype="float32") as placeless:
+        placeless.write(np.zeros((4, 4, 4), np.float32))
+    with pytest.raises(SourceError, match="no usable `rsgeo:displacement`"):
         displacement_of(pair)
     del pair.assets["displacement"]
     with pytest.raises(SourceError, match="no asset 'displacement'"):

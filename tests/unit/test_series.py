@@ -375,6 +375,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_names_are_without_doubles_and_fit_for_folders() -> None:
     paths = ["/a/S2 é.tif", "/b/x.tif", "/c/x.tif", "https://host/y.tif?sig=1/2"]
     assert names_of(paths) == ["S2__", "x", "x_3", "y"]
+    assert names_of(["x/a.tif", "a_3.tif", "y/a.tif"]) == ["a", "a_3", "a_4"]
 
 
 def test_two_dates_and_their_bands_close_on_a_real_scene(shared_data: Path) -> None:
