@@ -6,6 +6,8 @@ Correspondence terms are interchangeable: a recipe injects one into the task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeGuard
 
 import torch
@@ -22,8 +24,14 @@ class Correspondence(nn.Module, ABC):
     """A term that ties each translation to the image it is paired with.
 
     A task calls `attach` once when its networks exist (before weights are loaded), `forward` in the
-    generator step, and `update` after each generator step.
+    generator step, and `update` after each generator step. Parameters that require a gradient are trained with
+    the generators.
+
+    Attributes:
+        factors: Weight of a term relative to the weight the task gives the correspondence; 1 where absent.
     """
+
+    factors: Mapping[str, float] = MappingProxyType({})
 
     def attach(self, generator: nn.Module, generator_back: nn.Module) -> None:
         """Meet the two networks: source to target, and back. Does nothing unless overridden."""

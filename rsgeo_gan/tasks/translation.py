@@ -68,7 +68,7 @@ class CycleTranslation(AdversarialTask):
     mode = "max"
     default_weights: ClassVar[dict[str, float]] = {"adversarial": 1.0, "cycle": 10.0, "pair": 1.0, "identity": 0.0}
     discriminators: ClassVar[tuple[str, ...]] = ("discriminator", "discriminator_back")
-    generators: ClassVar[tuple[str, ...]] = ("generator", "generator_back")
+    generators: ClassVar[tuple[str, ...]] = ("generator", "generator_back", "correspondence")
 
     generator: nn.Module
     generator_back: nn.Module
@@ -287,16 +287,17 @@ class CycleTranslation(AdversarialTask):
                 batch["clean_target"],
                 mask_source,
                 mask_target,
-                batch.get("confidence"),
+                batch.get("mask_confidence", batch.get("confidence")),
             )
             terms |= found
         return terms
 
     def weight_of(self, term: str) -> float:
-        """Return a term's weight; that of the correspondence rises over the first batches."""
+        """Return a term's weight; those of the correspondence rise over the first batches."""
         if term in ("adversarial", "cycle", "identity"):
             return self.weights[term]
-        return self.weights["pair"] * self.ramp()
+        factors = {} if self.correspondence is None else self.correspondence.factors
+        return self.weights["pair"] * factors.get(term, 1.0) * self.ramp()
 
     def ramp(self) -> float:
         """Return how far the correspondence has come in, 0 to 1."""
