@@ -13,6 +13,7 @@ from rsgeo_gan.models.norm import (
 )
 from rsgeo_gan.models.patchgan import PatchDiscriminator, logit_mask
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
+from rsgeo_gan.models.unet import UNetGenerator
 
 __all__ = [
     "Blur",
@@ -22,6 +23,7 @@ __all__ = [
     "ResNetGenerator",
     "ResidualBlock",
     "SceneNorm",
+    "UNetGenerator",
     "UpBlock",
     "collecting",
     "frozen_state",

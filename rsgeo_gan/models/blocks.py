@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rsgeo_gan.models.norm import SceneNorm
 
-__all__ = ["Blur", "ConvBlock", "ResidualBlock", "UpBlock", "init_normal", "pad_edges", "pool_mask"]
+__all__ = ["Blur", "ConvBlock", "ResidualBlock", "UpBlock", "fill_and_pad", "init_normal", "pad_edges", "pool_mask"]
 
 
 def pad_edges(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
@@ -20,6 +20,19 @@ def pad_edges(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor
     h, w = x.shape[-2:]
     fits = max(left, right) < w and max(top, bottom) < h
     return F.pad(x, (left, right, top, bottom), mode="reflect" if fits else "replicate")
+
+
+def fill_and_pad(x: Tensor, mask: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
+    """Fill invalid pixels with 0 and pad right and bottom to a multiple of the stride."""
+    h, w = x.shape[-2:]
+    if mask is not None:
+        mask = mask.to(x.dtype)
+        x = torch.where(mask > 0, x, x.new_zeros(()))
+    if h % stride or w % stride:
+        right, bottom = -w % stride, -h % stride
+        x = pad_edges(x, 0, right, 0, bottom)
+        mask = None if mask is None else pad_edges(mask, 0, right, 0, bottom)
+    return x, mask
 
 
 def pool_mask(mask: Tensor) -> Tensor:

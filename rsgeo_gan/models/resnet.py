@@ -11,24 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rsgeo_gan.models.blocks import ConvBlock, ResidualBlock, UpBlock, init_normal, pad_edges, pool_mask
+from rsgeo_gan.models.blocks import ConvBlock, ResidualBlock, UpBlock, fill_and_pad, init_normal, pad_edges, pool_mask
 
 __all__ = ["ResNetEncoder", "ResNetGenerator"]
 
 _STAGES = ("stem", "down1", "down2")
-
-
-def _prepare(x: Tensor, mask: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
-    """Fill invalid pixels with 0 and pad right and bottom to a multiple of the stride."""
-    h, w = x.shape[-2:]
-    if mask is not None:
-        mask = mask.to(x.dtype)
-        x = torch.where(mask > 0, x, x.new_zeros(()))
-    if h % stride or w % stride:
-        right, bottom = -w % stride, -h % stride
-        x = pad_edges(x, 0, right, 0, bottom)
-        mask = None if mask is None else pad_edges(mask, 0, right, 0, bottom)
-    return x, mask
 
 
 def _levels(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -89,7 +76,7 @@ class ResNetEncoder(nn.Module):
         if unknown:
             raise ValueError(f"{type(self).__name__}: unknown taps {sorted(unknown)}; choose from {_STAGES}")
         h, w = x.shape[-2:]
-        x, mask = _prepare(x, mask, 4)
+        x, mask = fill_and_pad(x, mask, 4)
         found: dict[str, Tensor] = {}
         for level, (name, valid) in enumerate(zip(_STAGES, _levels(mask), strict=True)):
             if len(found) == len(set(taps)):
@@ -192,7 +179,7 @@ class ResNetGenerator(nn.Module):
         Returns:
             Features by name; strides count from the first pixel of an image padded to a multiple of 4.
         """
-        x, mask = _prepare(x, mask, self.stride)
+        x, mask = fill_and_pad(x, mask, self.stride)
         wanted = {*taps, "down2"} - {"blocks"}
         found: dict[str, Tensor] = self.encoder(x, tuple(wanted), mask)
         coarse = _levels(mask)[2]
