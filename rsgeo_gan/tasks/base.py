@@ -1,9 +1,12 @@
 """What all adversarial tasks share: two optimisers, named terms, schedules, and state that resumes exactly.
 
 A task implements `discriminator_terms` and `generator_terms`, dictionaries of named, unweighted scalars. The
-base weighs, sums, steps (discriminator first), logs, and stops with a message when a sum is not finite.
+base weighs, sums, steps, logs, and stops with a message when a sum or a gradient is not finite.
 
-`global_step` counts optimiser steps, two a batch; `batches_seen` counts batches.
+Both sides step on what the other was before the step, as the CycleGAN authors' program does. Gradients of several
+batches can therefore be summed up before both step, exactly as if they had been one batch.
+
+`global_step` counts optimiser steps, two for `accumulate` batches; `batches_seen` counts batches.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -25,6 +29,7 @@ from rsgeo_gan import __version__
 from rsgeo_gan.errors import CheckpointError, TrainingError
 from rsgeo_gan.tasks import randomness
 from rsgeo_gan.tasks.alarms import Alarms
+from rsgeo_gan.tasks.stepping import check_trainer, compile_networks, limit_gradients, window
 
 __all__ = ["AdversarialTask"]
 
@@ -35,6 +40,7 @@ Terms = dict[str, Tensor]
 
 FORMAT = 1
 _OBSERVE_EVERY = 10
+_SIDES = ("train_d", "train_g")
 
 
 class AdversarialTask(BaseTask):
@@ -49,11 +55,17 @@ class AdversarialTask(BaseTask):
         lr_discriminator: Learning rate of the discriminators; that of the generators when None.
         betas: Adam's two decay rates.
         warmup_epochs: Epochs over which the learning rates rise linearly.
+        warmup_steps: Steps over which they rise linearly; of use where epochs are few.
         decay_share: Share of the epochs, at the end, over which they fall linearly towards zero.
-        fused: Adam in one kernel, where the device has it.
+        fused: Adam in one kernel; else torch's own choice, which is `foreach` on a GPU.
+        accumulate: Batches whose mean gradient makes one step. Those left at an epoch's end make a step too.
+        clip_norm: Largest norm of the gradients, of the discriminators and of the generators each; no limit when
+            None.
+        channels_last: Keep the networks' weights in the memory order of GPU convolution kernels.
+        compile: Compile the networks, or the mode of `torch.compile`.
 
     Raises:
-        ValueError: If a weight names no term of the task, or a share is not one.
+        ValueError: If a weight names no term of the task, or a number is out of range.
     """
 
     #: Everything is kept with the weights, also the weights of the terms.
@@ -74,6 +86,11 @@ class AdversarialTask(BaseTask):
         warmup_epochs: int = 0,
         decay_share: float = 0.5,
         fused: bool = True,
+        warmup_steps: int = 0,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        channels_last: bool = False,
+        compile: bool | str = False,
     ) -> None:
         unknown = set(weights or ()) - set(self.default_weights)
         if unknown:
@@ -81,10 +98,15 @@ class AdversarialTask(BaseTask):
                 f"{type(self).__name__}: weights for unknown terms {sorted(unknown)}; expected some of "
                 f"{sorted(self.default_weights)}"
             )
-        if not 0 <= decay_share <= 1 or warmup_epochs < 0:
+        if not 0 <= decay_share <= 1 or warmup_epochs < 0 or warmup_steps < 0:
             raise ValueError(
-                f"{type(self).__name__}: expected 0 <= decay_share <= 1 and warmup_epochs >= 0, got {decay_share} "
-                f"and {warmup_epochs}"
+                f"{type(self).__name__}: expected 0 <= decay_share <= 1 and warmup_epochs, warmup_steps >= 0, got "
+                f"{decay_share}, {warmup_epochs} and {warmup_steps}"
+            )
+        if accumulate < 1 or (clip_norm is not None and clip_norm <= 0):
+            raise ValueError(
+                f"{type(self).__name__}: expected accumulate >= 1 and clip_norm > 0 or none, got {accumulate} and "
+                f"{clip_norm}"
             )
         self.weights = {**self.default_weights, **(weights or {})}
         self.lr = lr
@@ -93,6 +115,11 @@ class AdversarialTask(BaseTask):
         self.warmup_epochs = warmup_epochs
         self.decay_share = decay_share
         self.fused = fused
+        self.warmup_steps = warmup_steps
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.channels_last = channels_last
+        self.compile_mode = compile
         with warnings.catch_warnings():
             # Lightning advises to leave modules out of the hyper-parameters. From a recipe they are stored as class
             # paths, which is what rebuilds a checkpoint; left out, it could not be loaded.
@@ -103,6 +130,8 @@ class AdversarialTask(BaseTask):
         self.batches_seen = 0
         self.alarms = Alarms()
         self._random_state: dict[str, Any] | None = None
+        self._gradients: dict[str, Tensor] = {}
+        self._window_open = False
 
     parts: Mapping[str, nn.Module | None]
 
@@ -140,12 +169,25 @@ class AdversarialTask(BaseTask):
         """Make modules of the networks that the constructor was given."""
         parts = self.__dict__.pop("parts")
         for name, part in parts.items():
+            if part is not None and self.channels_last:
+                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             setattr(self, name, part)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Look at the trainer before Lightning does, whose messages do not know this task's own settings."""
+        check_trainer(self.trainer, type(self).__name__)
+        return []
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Log; what is measured on held-out tiles is averaged over all processes."""
+        if self._trainer is not None and not self._trainer.training:
+            kwargs["sync_dist"] = True
+        super().log(*args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         """Return Adam for the discriminators, then Adam for the generators, and their schedules."""
         optimizers = [
-            Adam(self._parameters_of(names), lr=lr, betas=self.betas, fused=self.fused)
+            Adam(self._parameters_of(names), lr=lr, betas=self.betas, fused=self.fused or None)
             for names, lr in ((self.discriminators, self.lr_discriminator), (self.generators, self.lr))
         ]
         return optimizers, [
@@ -170,13 +212,22 @@ class AdversarialTask(BaseTask):
         found = getattr(getattr(self.trainer, "datamodule", None), "facts", None)
         if found:
             self.facts = dict(found)
+        if stage == "fit" and self.compile_mode:
+            compile_networks((getattr(self, name) for name in self.discriminators + self.generators), self.compile_mode)
 
     def on_train_start(self) -> None:
-        """Bring schedules and random generators to where the checkpoint left them."""
+        """Bring schedules, gradients and random generators to where the checkpoint left them."""
         self._set_learning_rates(self._epochs_done())
+        for name, parameter in self.named_parameters():
+            if name in self._gradients:
+                parameter.grad = self._gradients[name].to(parameter)
+        self._gradients = {}
         if self._random_state is not None:
             randomness.restore(self._random_state)
             self._random_state = None
+        elif self.global_rank:
+            # All processes begin with one seed, and would draw the same noise for different patches.
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_train_epoch_end(self) -> None:
         """Step the schedules."""
@@ -188,44 +239,57 @@ class AdversarialTask(BaseTask):
 
     def _set_learning_rates(self, epoch: int) -> None:
         """Set, rather than step, so that stopping between an epoch's last batch and its end changes nothing."""
+        steps = self.global_step // 2
+        factor = self.schedule(epoch) * (min(1.0, (steps + 1) / self.warmup_steps) if self.warmup_steps else 1.0)
         schedulers = self.lr_schedulers()
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             if not isinstance(scheduler, LambdaLR):
                 continue
             scheduler.last_epoch = epoch
-            rates = [base * self.schedule(epoch) for base in scheduler.base_lrs]
+            rates = [base * factor for base in scheduler.base_lrs]
             for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             scheduler._last_lr = rates
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Step the discriminators, then the generators."""
-        optimizer_d, optimizer_g = cast(list[LightningOptimizer], self.optimizers())
+        """Add this batch to both gradients, and step both optimisers when a window is full."""
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        first, length = window(batch_idx, self.accumulate, self.trainer.num_training_batches)
+        self._window_open = batch_idx + 1 < first + length
         batch = self.prepare(dict(batch))
         size = len(next(value for value in batch.values() if isinstance(value, Tensor) and value.ndim > 1))
         sums = {}
-        for prefix, optimizer, terms_of in (
-            ("train_d", optimizer_d, self.discriminator_terms),
-            ("train_g", optimizer_g, self.generator_terms),
+        for prefix, optimizer, terms_of in zip(
+            _SIDES, optimizers, (self.discriminator_terms, self.generator_terms), strict=True
         ):
-            raw = cast(Optimizer, optimizer)
-            self.toggle_optimizer(raw)
-            terms = terms_of(batch)
-            total = self._weighted(prefix, terms)
-            optimizer.zero_grad(set_to_none=True)
-            self.manual_backward(total)
-            optimizer.step()
-            self.untoggle_optimizer(raw)
+            with optimizer.toggle_model(sync_grad=not self._window_open):
+                terms = terms_of(batch)
+                total = self._weighted(prefix, terms)
+                if batch_idx == first:
+                    optimizer.zero_grad(set_to_none=True)
+                self.manual_backward(total / length)
             sums[prefix] = total.detach()
             self.log_dict({f"{prefix}/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
             self.log(f"{prefix}/total", total.detach(), prog_bar=True, batch_size=size)
-        self.after_step()
+        if not self._window_open:
+            self._step(optimizers, size)
         self.batches_seen += 1
         if self.batches_seen % _OBSERVE_EVERY == 0:
-            state = self.alarms.observe(
-                self.batches_seen, self.contrast(batch), float(sums["train_d"]), float(sums["train_g"])
-            )
+            state = self.alarms.observe(self.batches_seen, self.contrast(batch), *(float(sums[p]) for p in _SIDES))
             self.log_dict({f"alarm/{name}": value for name, value in state.items()}, batch_size=size)
+
+    def _step(self, optimizers: list[LightningOptimizer], size: int) -> None:
+        """Step all optimisers, or none when a gradient is not finite."""
+        norms = [limit_gradients(cast(Optimizer, optimizer), self.clip_norm) for optimizer in optimizers]
+        for prefix, norm in zip(_SIDES, norms, strict=True):
+            if not torch.isfinite(norm):
+                raise TrainingError(self._stopped(f"the gradient of {prefix} is not finite"))
+            self.log(f"{prefix}/gradient_norm", norm, batch_size=size)
+        if self.global_step // 2 < self.warmup_steps:
+            self._set_learning_rates(self._epochs_done())
+        for optimizer in optimizers:
+            optimizer.step()
+        self.after_step()
 
     def _weighted(self, prefix: str, terms: Terms) -> Tensor:
         if not terms:
@@ -234,12 +298,14 @@ class AdversarialTask(BaseTask):
         if not torch.isfinite(total):
             values = {name: float(term.detach()) for name, term in terms.items()}
             broken = [name for name, term in terms.items() if not torch.isfinite(term)] or list(values)
-            raise TrainingError(
-                f"Training stopped at batch {self.batches_seen} of epoch {self.current_epoch}: the {prefix} term "
-                f"{', '.join(broken)} is not finite (terms {values}); the weights are damaged from here on. "
-                f"{self._last_checkpoint()} Lower the learning rates or train in float32."
-            )
+            raise TrainingError(self._stopped(f"the {prefix} term {', '.join(broken)} is not finite (terms {values})"))
         return total
+
+    def _stopped(self, why: str) -> str:
+        return (
+            f"Training stopped at batch {self.batches_seen} of epoch {self.current_epoch}: {why}. "
+            f"{self._last_checkpoint()} Lower the learning rates, limit the gradients (clip_norm) or train in float32."
+        )
 
     def _last_checkpoint(self) -> str:
         paths = [
@@ -258,12 +324,19 @@ class AdversarialTask(BaseTask):
             "version": __version__,
             "facts": self.facts,
         }
-        checkpoint["rsgeo_gan_state"] = {
+        grads = {name: p.grad for name, p in self.named_parameters() if p.grad is not None and self._window_open}
+        state = {
             "batches_seen": self.batches_seen,
             "random": randomness.capture(),
             "alarms": self.alarms.state(),
             "extra": self.extra_state(),
+            "gradients": {name: grad.detach().cpu() for name, grad in grads.items()},
         }
+        # Processes differ in their random numbers and in what a task keeps.
+        states = randomness.of_all_ranks(state)
+        checkpoint["rsgeo_gan_state"] = states[0]
+        if len(states) > 1:
+            checkpoint["rsgeo_gan_ranks"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take facts and state over.
@@ -286,12 +359,15 @@ class AdversarialTask(BaseTask):
                     "data module to the checkpoint to use its normalisation."
                 )
         self.facts = self.facts or facts
-        state = checkpoint.get("rsgeo_gan_state")
+        state, ranks = checkpoint.get("rsgeo_gan_state"), checkpoint.get("rsgeo_gan_ranks", [])
+        if self._trainer is not None and len(ranks) == self._trainer.world_size:
+            state = ranks[self.global_rank]
         if isinstance(state, Mapping):
             self.batches_seen = int(state["batches_seen"])
             self._random_state = state["random"]
             self.alarms.load(state["alarms"])
             self.load_extra_state(state["extra"])
+            self._gradients = dict(state.get("gradients", {}))
 
 
 def _same_range(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

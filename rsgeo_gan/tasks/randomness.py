@@ -1,4 +1,7 @@
-"""The state of every global random generator, as plain types that a weights-only checkpoint may hold."""
+"""The state of every global random generator, as plain types that a weights-only checkpoint may hold.
+
+Processes that train together have a state each.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed
 
-__all__ = ["capture", "restore"]
+__all__ = ["capture", "of_all_ranks", "restore"]
 
 
 def capture() -> dict[str, Any]:
@@ -38,3 +42,12 @@ def restore(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+
+
+def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of all processes, by rank; all of them must call this."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [state]
+    states: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(states, state)
+    return states
