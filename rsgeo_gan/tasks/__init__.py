@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from rsgeo_gan.tasks.base import AdversarialTask
+from rsgeo_gan.tasks.paired import PairedTranslation
+from rsgeo_gan.tasks.scoring import TranslationTask
 from rsgeo_gan.tasks.translation import CycleTranslation
 
-__all__ = ["AdversarialTask", "CycleTranslation"]
+__all__ = ["AdversarialTask", "CycleTranslation", "PairedTranslation", "TranslationTask"]

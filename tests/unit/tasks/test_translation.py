@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rsgeo_gan.losses import Hinge, PairLoss, PooledL1
 from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator
 from rsgeo_gan.tasks import CycleTranslation
-from rsgeo_gan.tasks.translation import _picture
+from rsgeo_gan.tasks.scoring import _picture
 
 
 def task(source: int = 3, target: int = 2, **more: Any) -> CycleTranslation:
