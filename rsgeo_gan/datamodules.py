@@ -48,14 +48,15 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 class PairDataModule(GeoDataModule):
     """Patches of coregistered pairs for training, validation and test, and whole tiles for prediction.
 
-    Statistics are computed once from valid pixels of the training split and kept beside the tiles. The patches of
-    an epoch depend on the seed and the epoch alone.
+    Statistics are computed once from valid pixels of the training split and kept beside the tiles; of several
+    processes only the first does so. The patches of an epoch depend on the seed and the epoch alone, and are shared
+    by the processes that train together.
 
     Args:
         tiles: Folder of the tiles, or their manifest.
         patch_size: Side of a patch, source pixels.
-        batch_size: Patches in a batch.
-        length: Patches an epoch; about four for every training tile when None.
+        batch_size: Patches in a batch, of each process.
+        length: Patches an epoch, of all processes; about four for every training tile when None.
         num_workers: Processes that read.
         seed: Of the patches drawn.
         min_valid: Share of a patch that must be valid on both sides.
@@ -113,6 +114,20 @@ class PairDataModule(GeoDataModule):
         self._survey: Survey | None = None
         self._scalers: Mapping[Any, Scaler] = {}
 
+    def prepare_data(self) -> None:
+        """Fit statistics where they are missing, while other processes wait."""
+        self._surveyed()
+
+    def _surveyed(self) -> tuple[TileSet, Survey]:
+        every = TileSet(self.tiles)
+        if self._survey is None:
+            self._survey = survey(every)
+        return every, self._survey
+
+    def _share(self) -> tuple[int, int]:
+        """Return which process this is, and of how many."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
     def setup(self, stage: str) -> None:
         """Fit or load statistics, and make the datasets and samplers of a stage.
 
@@ -120,17 +135,16 @@ class PairDataModule(GeoDataModule):
             SourceError: If tiles are missing or no patch has enough valid pixels.
             CheckpointError: If `statistics` holds none.
         """
-        if self._survey is None:
-            every = TileSet(self.tiles)
-            self._survey = survey(every)
-            self._scalers = _scalers(self.statistics) if self.statistics else {**self._survey.scalers}
+        if not self.facts:
+            every, found = self._surveyed()
+            self._scalers = _scalers(self.statistics) if self.statistics else {**found.scalers}
             self.facts = {
                 **{side: scaler.to_dict() for side, scaler in self._scalers.items()},
                 "gsd": every.res,
                 "scale": every.scale,
                 "patch_px": self.side_px,
                 "radius_px": self.radius_px,
-                "tiles": self._survey.digest,
+                "tiles": found.digest,
                 "source_sensor": every.sensors["source"],
                 "target_sensor": every.sensors["target"],
             }
@@ -139,14 +153,16 @@ class PairDataModule(GeoDataModule):
             positions = self._positions(dataset)
             if not len(positions):
                 raise SourceError(self._no_patch("train"))
-            length = self.length or max(self.batch_size, _PATCHES_A_TILE * len(dataset.tile_set))
-            if length < self.batch_size:
+            rank, world = self._share()
+            least = self.batch_size * world
+            length = self.length or max(least, _PATCHES_A_TILE * len(dataset.tile_set))
+            if length < least:
                 raise SourceError(
-                    f"PairDataModule: an epoch of {length} patches is less than one batch of {self.batch_size}; raise "
-                    "length or lower batch_size."
+                    f"PairDataModule: an epoch of {length} patches is less than one batch of {self.batch_size} for "
+                    f"each of {world} processes; raise length or lower batch_size."
                 )
             self.train_dataset = dataset
-            self.train_sampler = cast(Any, BlockPatchSampler(positions, length, self.seed, self.mix_tiles))
+            self.train_sampler = cast(Any, BlockPatchSampler(positions, length, self.seed, self.mix_tiles, rank, world))
         if stage in ("fit", "validate"):
             self.val_dataset, self.val_sampler = self._fixed("val")
         if stage == "test":
@@ -172,7 +188,7 @@ class PairDataModule(GeoDataModule):
             if not len(TileSet(self.tiles, name)):
                 continue
             dataset = self._dataset(name)
-            sampler = GridPatchSampler(self._positions(dataset), self.val_length)
+            sampler = GridPatchSampler(self._positions(dataset), self.val_length, *self._share())
             if len(sampler):
                 if name != split:
                     log.warning(

@@ -4,14 +4,18 @@ The places of an epoch are drawn independently and uniformly; only their *order*
 visited neighbourhood by neighbourhood and the patches of a neighbourhood are mixed, so a reader that keeps
 a neighbourhood in memory decodes each tile about once an epoch. What is drawn depends on the seed and the
 epoch alone, so a resumed run sees the patches an uninterrupted one would have seen.
+
+Processes that train together share the patches of one epoch: each has a run of neighbourhoods of its own, and all
+have equally many patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data.distributed import DistributedSampler
 
 from rsgeo_gan.datasets.pairs import Patch
 from rsgeo_gan.datasets.tiles import TileSet
@@ -137,17 +141,35 @@ class Positions:
         return Patch(best, col - tile.col, row - tile.line, size, size)
 
 
-class BlockPatchSampler(Sampler[Patch]):
+class _Shared(DistributedSampler[Patch]):
+    """A sampler that knows which process it serves. Lightning leaves a `DistributedSampler` as it is."""
+
+    def __init__(self, count: int, rank: int, world: int) -> None:
+        super().__init__(cast(Any, range(count)), num_replicas=world, rank=rank, shuffle=False)
+
+
+class BlockPatchSampler(_Shared):
     """Random patches of an epoch, uniform over all acceptable places, ordered by neighbourhoods.
 
     Args:
         positions: Acceptable places.
-        length: Patches an epoch.
+        length: Patches an epoch, of all processes together; those that do not divide evenly are left out.
         seed: Together with the epoch, decides what is drawn.
         mix_tiles: Tiles whose patches are mixed; a reader should hold so many in memory.
+        rank: Which process this is.
+        world: How many processes share an epoch.
     """
 
-    def __init__(self, positions: Positions, length: int, seed: int = 0, mix_tiles: int = 16) -> None:
+    def __init__(
+        self,
+        positions: Positions,
+        length: int,
+        seed: int = 0,
+        mix_tiles: int = 16,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(length, rank, world)
         self._positions = positions
         self._length = length
         self._seed = seed
@@ -156,7 +178,7 @@ class BlockPatchSampler(Sampler[Patch]):
         self._start = 0
 
     def __len__(self) -> int:
-        return self._length
+        return self._length // self.num_replicas
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each."""
@@ -164,11 +186,11 @@ class BlockPatchSampler(Sampler[Patch]):
             self._epoch, self._start = epoch, 0
 
     def resume(self, epoch: int, start: int) -> None:
-        """Choose the epoch and leave out its first patches, for a run that was stopped within it."""
+        """Choose the epoch and leave out its first patches here, for a run that was stopped within it."""
         self._epoch, self._start = epoch, start
 
     def order(self, epoch: int) -> list[Patch]:
-        """Return the patches of an epoch, in order."""
+        """Return the patches of an epoch, of all processes, in order."""
         rng = np.random.default_rng([self._seed, epoch])
         drawn = self._positions.draw(rng, self._length)
         homes = sorted({patch.tile for patch in drawn})
@@ -178,22 +200,27 @@ class BlockPatchSampler(Sampler[Patch]):
         return [drawn[k] for k in np.argsort(group, kind="stable")]
 
     def __iter__(self) -> Iterator[Patch]:
-        yield from self.order(self._epoch)[self._start :]
+        first = self.rank * len(self)
+        yield from self.order(self._epoch)[first : first + len(self)][self._start :]
 
 
-class GridPatchSampler(Sampler[Patch]):
-    """Patches that do not overlap, always the same.
+class GridPatchSampler(_Shared):
+    """Patches that do not overlap, always the same; every one is seen by one process.
 
     Args:
         positions: Acceptable places.
         length: Keep at most so many, evenly spread; all when None.
+        rank: Which process this is.
+        world: How many processes share the patches. A process for which none is left gets the first one, since all
+            must take part when scores are averaged.
     """
 
-    def __init__(self, positions: Positions, length: int | None = None) -> None:
+    def __init__(self, positions: Positions, length: int | None = None, rank: int = 0, world: int = 1) -> None:
         patches = positions.grid()
         if length is not None and length < len(patches):
             patches = [patches[k] for k in np.linspace(0, len(patches) - 1, length).round().astype(int)]
-        self._patches = patches
+        super().__init__(len(patches), rank, world)
+        self._patches = patches[rank::world] or patches[:1]
 
     def __len__(self) -> int:
         return len(self._patches)

@@ -182,6 +182,9 @@ class AdversarialTask(BaseTask):
         """Log; what is measured on held-out tiles is averaged over all processes."""
         if self._trainer is not None and not self._trainer.training:
             kwargs["sync_dist"] = True
+            if kwargs.get("batch_size") is not None:
+                # Lightning averages the counts of the processes, which it would round down if they were integers.
+                kwargs["batch_size"] = float(kwargs["batch_size"])
         super().log(*args, **kwargs)
 
     def configure_optimizers(self) -> Any:
