@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rsgeo_gan.losses.adversarial import AdversarialLoss, Hinge, LeastSquares, NonSaturating
+from rsgeo_gan.losses.adversarial import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Wasserstein
 from rsgeo_gan.losses.alignment import PairLoss
 from rsgeo_gan.losses.correspondence import Correspondence, PooledL1, ShiftTolerantL1
-from rsgeo_gan.losses.penalties import gradient_penalty, r1, r2
+from rsgeo_gan.losses.penalties import gradient_penalty, interpolated_penalty, r1, r2
 from rsgeo_gan.losses.reconstruction import masked_l1, masked_mean, total_variation
 from rsgeo_gan.losses.shift import best_shift, shift_tolerant_l1
 
@@ -18,8 +18,10 @@ __all__ = [
     "PairLoss",
     "PooledL1",
     "ShiftTolerantL1",
+    "Wasserstein",
     "best_shift",
     "gradient_penalty",
+    "interpolated_penalty",
     "masked_l1",
     "masked_mean",
     "r1",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rsgeo_gan.losses.reconstruction import masked_mean
 
-__all__ = ["AdversarialLoss", "Hinge", "LeastSquares", "NonSaturating"]
+__all__ = ["AdversarialLoss", "Hinge", "LeastSquares", "NonSaturating", "Wasserstein"]
 
 
 class AdversarialLoss(nn.Module, ABC):
@@ -100,3 +100,20 @@ class NonSaturating(AdversarialLoss):
         """Mean softplus(-real) + mean softplus(fake)."""
         on_real = masked_mean(F.softplus(-real.float()), mask_real)
         return on_real + masked_mean(F.softplus(fake.float()), mask_fake)
+
+
+class Wasserstein(AdversarialLoss):
+    """Difference of the mean logits; the discriminator needs a penalty on its slope beside it.
+
+    Reference: Arjovsky et al., 2017, arXiv:1701.07875.
+    """
+
+    def generator(self, fake: Tensor, real: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Mean -fake."""
+        return -masked_mean(fake, mask)
+
+    def discriminator(
+        self, real: Tensor, fake: Tensor, mask_real: Tensor | None = None, mask_fake: Tensor | None = None
+    ) -> Tensor:
+        """Mean fake - mean real."""
+        return masked_mean(fake, mask_fake) - masked_mean(real, mask_real)

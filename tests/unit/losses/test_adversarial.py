@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from rsgeo_gan.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating
+from rsgeo_gan.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Wasserstein
 
-ALL = [LeastSquares(), Hinge(), NonSaturating()]
+ALL = [LeastSquares(), Hinge(), NonSaturating(), Wasserstein()]
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ ALL = [LeastSquares(), Hinge(), NonSaturating()]
         (LeastSquares(), 1.0, 0.5),
         (Hinge(), 0.0, 2.0),
         (NonSaturating(), math.log(2), 2 * math.log(2)),
+        (Wasserstein(), 0.0, 0.0),
     ],
     ids=lambda v: type(v).__name__,
 )

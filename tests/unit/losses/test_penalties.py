@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsgeo_gan.losses import r1, r2
+from rsgeo_gan.losses import interpolated_penalty, r1, r2
 from rsgeo_gan.models import PatchDiscriminator
 
 
@@ -43,3 +43,33 @@ def test_penalty_does_not_see_what_the_mask_hides() -> None:
     values = [r1(v, lambda x: critic(x, mask)) for v in (images, torch.where(mask > 0, images, -1.0))]
     assert values[0] > 0
     assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_interpolated_penalty_of_a_linear_critic_is_the_distance_of_its_slope_from_one(size: int) -> None:
+    weights = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    real, fake = torch.rand(2, 2, 2, size, size)
+    assert interpolated_penalty(real, fake, lambda x: (x * weights).sum(1, keepdim=True)).item() == pytest.approx(16.0)
+
+
+def test_interpolated_penalty_counts_valid_pixels_only() -> None:
+    real, fake, mask = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+    mask[0, :, :2] = 0
+    mask[1] = 0
+    assert interpolated_penalty(real, fake, lambda x: 3 * x * mask, mask).item() == pytest.approx(4.0)
+
+
+def test_interpolated_penalty_looks_between_real_and_fake() -> None:
+    seen: list[torch.Tensor] = []
+
+    def critic(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.detach())
+        return x.square()
+
+    torch.manual_seed(0)
+    interpolated_penalty(torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2), critic)
+    shares = seen[0][:, 0, 0, 0]
+    assert (seen[0] == shares.view(3, 1, 1, 1)).all()
+    assert len(shares.unique()) == 3
+    assert shares.min() > 0
+    assert shares.max() < 1
