@@ -12,6 +12,7 @@ from rsgeo_gan.models.norm import (
     unfreeze,
 )
 from rsgeo_gan.models.patchgan import PatchDiscriminator, logit_mask
+from rsgeo_gan.models.pyramid import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
 from rsgeo_gan.models.unet import UNetGenerator
 
@@ -19,6 +20,8 @@ __all__ = [
     "Blur",
     "ConvBlock",
     "PatchDiscriminator",
+    "PyramidDiscriminator",
+    "PyramidGenerator",
     "ResNetEncoder",
     "ResNetGenerator",
     "ResidualBlock",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rsgeo_gan.tasks.base import AdversarialTask
 from rsgeo_gan.tasks.paired import PairedTranslation
+from rsgeo_gan.tasks.pyramid import SinglePairTranslation
 from rsgeo_gan.tasks.scoring import TranslationTask
 from rsgeo_gan.tasks.translation import CycleTranslation
 
-__all__ = ["AdversarialTask", "CycleTranslation", "PairedTranslation", "TranslationTask"]
+__all__ = ["AdversarialTask", "CycleTranslation", "PairedTranslation", "SinglePairTranslation", "TranslationTask"]
