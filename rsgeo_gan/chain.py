@@ -49,6 +49,7 @@ class Job:
         directions: Directions to generate; empty for the catalogue's own.
         recipe: Recipe to train; empty for the catalogue's own.
         settings: Catalogue entries to replace, by dotted key.
+        checkpoint: Checkpoint or export to generate with; empty for the published one.
     """
 
     catalog: str
@@ -57,6 +58,7 @@ class Job:
     directions: tuple[str, ...] = ()
     recipe: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str = ""
 
     @property
     def root(self) -> Path:
@@ -233,17 +235,18 @@ def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     from rsgeo_gan.inference import generate
     from rsgeo_gan.tiling import resolve_grid
 
-    pin = read_pin(job.root / "models")
-    if pin is None:
+    pin = None if job.checkpoint else read_pin(job.root / "models")
+    if not job.checkpoint and pin is None:
         raise ProductError(
-            f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan train` first, or `rsgeo-gan run`."
+            f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan train` first, or `rsgeo-gan run`, or "
+            "name a checkpoint or an export (--checkpoint)."
         )
     before = _known(job.root / "products")
     scenes = Manifest.read(_collection(job, "scenes"))
     products = generate(
         scenes,
         Manifest.read(_collection(job, "tiles")),
-        pin.path,
+        pin.path if pin else Path(job.checkpoint),
         job.root / "products",
         directions=list(catalog.products.directions),
         grid=resolve_grid(catalog.grid, scenes, _collection(job, "tiles")),

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -28,7 +29,7 @@ from typer.core import TyperGroup
 
 from rsgeo_gan import __version__
 from rsgeo_gan.catalog import Catalog
-from rsgeo_gan.chain import DIRECTIONS, STAGES, Job, Outcome, headline, nothing_new, prepare, run_stage
+from rsgeo_gan.chain import DIRECTIONS, STAGES, Direction, Job, Outcome, headline, nothing_new, prepare, run_stage
 from rsgeo_gan.errors import FailedShareError, RSGeoGANError, TrainingError
 from rsgeo_gan.manifest import write_text
 from rsgeo_gan.progress import Progress
@@ -316,13 +317,69 @@ def train_command(
 
 @app.command()
 def generate(
-    catalog: CatalogOption, out: OutOption, direction: DirectionOption = "", settings: SetOption = None
+    catalog: CatalogOption,
+    out: OutOption,
+    direction: DirectionOption = "",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A .ckpt file or an exported folder, instead of the published checkpoint.")
+    ] = None,
+    settings: SetOption = None,
 ) -> None:
-    """Generate one GeoTIFF per scene with the published checkpoint.
+    """Generate one GeoTIFF per scene with the published checkpoint, or with another one.
 
     Example: rsgeo-gan generate --catalog catalogs/sample.yaml --out out/sample --direction both
     """
-    _run(_job(catalog, out, "never", direction, "", _settings(settings)), ("generate",))
+    job = _job(catalog, out, "never", direction, "", _settings(settings))
+    _run(replace(job, checkpoint=str(checkpoint or "")), ("generate",))
+
+
+@app.command(
+    "export", epilog="Example: rsgeo-gan export out/sample/models/translation-1a2b3c4d5e6f.ckpt --out out/model"
+)
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(help="The .ckpt file.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make; an earlier export there is replaced.")],
+    direction: Annotated[
+        str,
+        typer.Option(metavar="|".join((*DIRECTIONS, "both")), help="What to export; default: all the checkpoint has."),
+    ] = "",
+    scene: Annotated[
+        Path | None, typer.Option(help="Raster whose statistics freeze the normalisation of one direction.")
+    ] = None,
+    tiles: Annotated[
+        Path | None,
+        typer.Option(help="tiles.json whose statistics do so; default: the tiles beside a published checkpoint."),
+    ] = None,
+    onnx: Annotated[bool, typer.Option(help="Write ONNX for onnxruntime and for QGIS with Deepness.")] = True,
+    offset_dn: Annotated[
+        float,
+        typer.Option(
+            help="Added to stored values first, such as -1000 for Sentinel-2 from processing baseline 04.00 on."
+        ),
+    ] = 0.0,
+    tile_px: Annotated[int, typer.Option(min=64, max=4096, help="Side of the tiles in QGIS, pixels.")] = 512,
+) -> None:
+    """Write a trained model for others: safetensors, ONNX, a STAC item and a model card, without pickle."""
+    if scene is not None and tiles is not None:
+        raise typer.BadParameter("give either --scene or --tiles", param_hint="--scene")
+    from rsgeo_gan.export import export
+
+    with _bar("export") as progress:
+        made = export(
+            checkpoint,
+            out,
+            directions=_directions(direction),
+            scene=scene,
+            tiles=tiles,
+            onnx=onnx,
+            offset_dn=offset_dn,
+            tile_px=tile_px,
+            progress=progress,
+        )
+    text = f"    export  {', '.join(made.directions)} in {made.path}"
+    if onnx:
+        text += f"; normalisation frozen to {made.origin}; ONNX within {made.difference:.1g} of PyTorch"
+    _screen.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 _stage_command("report", "Write the report: map, quick-looks, scores, what was dropped and why.")
@@ -381,12 +438,15 @@ def _settings(pairs: Sequence[str] | None) -> dict[str, Any]:
 def _job(catalog: str, out: Path, train: str, direction: str, recipe: str, settings: dict[str, Any]) -> Job:
     if train not in MODES:
         raise typer.BadParameter(f"expected one of {', '.join(MODES)}, got {train!r}", param_hint="--train")
+    return Job(catalog, str(out), train=train, directions=_directions(direction), recipe=recipe, settings=settings)
+
+
+def _directions(direction: str) -> tuple[Direction, ...]:
     if direction not in ("", "both", *DIRECTIONS):
         raise typer.BadParameter(
             f"expected one of {', '.join(DIRECTIONS)}, both; got {direction!r}", param_hint="--direction"
         )
-    chosen = DIRECTIONS if direction == "both" else (direction,) if direction else ()
-    return Job(catalog, str(out), train=train, directions=chosen, recipe=recipe, settings=settings)
+    return DIRECTIONS if direction == "both" else (cast("Direction", direction),) if direction else ()
 
 
 def _run(job: Job, names: Sequence[str] = ()) -> None:

@@ -8,6 +8,7 @@
     ├── CoregistrationError(RuntimeError)  no overlap, nothing to compare, shift above the limit
     ├── CheckpointError(ValueError)        a checkpoint is not ours or does not fit the data
     ├── TrainingError(RuntimeError)        the training process stopped before its end
+    ├── ExportError(RuntimeError)          a model cannot be exported, or its export does not compute the same
     └── ProductError(RuntimeError)         a product would be written without or with wrong georeferencing
 
 Networks and losses raise plain `ValueError` with shapes, as torchgeo does.
@@ -19,6 +20,7 @@ __all__ = [
     "CatalogError",
     "CheckpointError",
     "CoregistrationError",
+    "ExportError",
     "FailedShareError",
     "GridError",
     "ProductError",
@@ -58,6 +60,10 @@ class CheckpointError(RSGeoGANError, ValueError):
 
 class TrainingError(RSGeoGANError, RuntimeError):
     """A training process stopped before its end; the text closes with the last lines of its log."""
+
+
+class ExportError(RSGeoGANError, RuntimeError):
+    """A model cannot be written in another form, or what was written does not compute the same."""
 
 
 class ProductError(RSGeoGANError, RuntimeError):

@@ -1,32 +1,47 @@
-"""Reads a checkpoint without trusting it: facts of its data, and a network rebuilt from its recipe.
+"""Reads a checkpoint or an export without trusting it: facts of its data, and a network rebuilt from its recipe.
 
-Nothing in a checkpoint can run code: it is read with `weights_only=True`, and a class path is followed only
-into trusted packages (this package's `models` unless the caller names more) and only to subclasses of
-`torch.nn.Module`.
+Nothing in either can run code: a checkpoint is read with `weights_only=True`, an export holds no pickle at all, and a
+class path is followed only into trusted packages (this package's `models` unless the caller names more) and only
+to subclasses of `torch.nn.Module`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rsgeo_gan.errors import CheckpointError
+from rsgeo_gan.inference.exports import read_export, read_tensors
+from rsgeo_gan.provenance import Direction, digest_of, sides
 from rsgeo_gan.sensors import SENSORS, Scaler, Sensor, get_sensor
 
-__all__ = ["TRUSTED", "Facts", "build", "load_weights", "read_checkpoint", "read_facts"]
+__all__ = [
+    "GENERATORS",
+    "TRUSTED",
+    "Facts",
+    "Stored",
+    "build",
+    "load_weights",
+    "read_checkpoint",
+    "read_facts",
+    "read_stored",
+]
+
+GENERATORS: dict[Direction, str] = {"source_to_target": "generator", "target_to_source": "generator_back"}
+"""Name, in a task, of the network of each direction."""
 
 TRUSTED: tuple[str, ...] = ("rsgeo_gan.models",)
 """Packages whose networks a checkpoint may name."""
 
 _FORMAT = 1
-_ADVICE = "give the .ckpt that `rsgeo-gan fit` or `rsgeo-gan run` wrote"
+_ADVICE = "give the .ckpt that `rsgeo-gan fit` or `rsgeo-gan run` wrote, or the folder of an export"
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,93 @@ class Facts:
     def sensor(self, side: str) -> Sensor | None:
         """Return the sensor of a side, where it is known."""
         return self.sensors.get(side) or SENSORS.get(self.scaler(side).sensor)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint or an export holds of its generators, tensors not yet in a network.
+
+    Attributes:
+        path: The file or folder.
+        digest: SHA-256 of the checkpoint file; of the one it was made from for an export.
+        version: Version of this package that wrote the weights.
+        task: Class of the task.
+        facts: What is known about the data.
+        networks: How each generator is built, by direction: `class_path` and `init_args`.
+        weights: Reads the weights of a direction.
+        moments: Reads the frozen normalisation of a direction; None where there is none.
+    """
+
+    path: Path
+    digest: str
+    version: str
+    task: str
+    facts: Facts
+    networks: Mapping[Direction, Any]
+    weights: Callable[[Direction], Mapping[str, Tensor]]
+    moments: Callable[[Direction], Mapping[str, Tensor] | None] = lambda _: None
+
+    def network(self, direction: Direction) -> Any:
+        """Return how a direction's generator is built; None where that is told of no direction.
+
+        Raises:
+            CheckpointError: If only the other direction has one.
+            ProductError: If there is no such direction.
+        """
+        sides(direction)
+        if self.networks and direction not in self.networks:
+            raise CheckpointError(
+                f"{self.path}: holds no generator for {direction}, only for {' and '.join(self.networks)}; choose that "
+                "direction, or train a task that translates this way."
+            )
+        return self.networks.get(direction)
+
+
+def read_stored(path: Path) -> Stored:
+    """Read a checkpoint file, or the folder of an export.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, not one of ours, or lacks facts of its data.
+    """
+    if not path.is_dir():
+        content = read_checkpoint(path)
+        entry, digest, tensors = content["rsgeo_gan"], digest_of(path), content["state_dict"]
+        return Stored(
+            path=path,
+            digest=digest,
+            version=str(entry.get("version")),
+            task=str(entry.get("task") or "unknown"),
+            facts=read_facts(entry, path, digest),
+            networks={
+                direction: content["hyper_parameters"][name]
+                for direction, name in GENERATORS.items()
+                if content["hyper_parameters"].get(name) is not None
+            },
+            weights=lambda direction: _below(f"{GENERATORS[direction]}.", tensors),
+        )
+    content = read_export(path)
+    generators = {
+        direction: content["generators"][direction] for direction in GENERATORS if direction in content["generators"]
+    }
+
+    def moments(direction: Direction) -> Mapping[str, Tensor] | None:
+        name = generators[direction].get("moments")
+        return read_tensors(path, content, str(name)) if name else None
+
+    return Stored(
+        path=path,
+        digest=content["checkpoint"],
+        version=content["version"],
+        task=content["task"],
+        facts=read_facts(content, path, content["checkpoint"]),
+        networks=generators,
+        weights=lambda direction: read_tensors(path, content, str(generators[direction].get("weights"))),
+        moments=moments,
+    )
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -168,21 +270,17 @@ def _is_spec(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
 
 
-def load_weights(generator: nn.Module, name: str, content: Mapping[str, Any], path: Path) -> None:
-    """Put the weights that a checkpoint keeps under a name into a network.
+def load_weights(generator: nn.Module, stored: Stored, direction: Direction) -> None:
+    """Put a direction's weights into its network.
 
     Raises:
         CheckpointError: If they do not fit.
     """
-    prefix = f"{name}."
-    weights = {
-        key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
-    }
     try:
-        generator.load_state_dict(weights)
+        generator.load_state_dict(stored.weights(direction))
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: the weights of {name} do not fit its class ({' '.join(str(error).split())[:200]}); the "
-            f"checkpoint was written by version {content['rsgeo_gan'].get('version')} of this package: install "
-            "that version, or train again."
+            f"{stored.path}: the weights of {GENERATORS[direction]} do not fit its class "
+            f"({' '.join(str(error).split())[:200]}); it was written by version {stored.version} of this package: "
+            "install that version, or train again."
         ) from error

@@ -1,4 +1,4 @@
-"""Turns a checkpoint into a generator with frozen normalisation: the network half of `generate`.
+"""Turns a checkpoint or an export into a generator with frozen normalisation: the network half of `generate`.
 
 Only the generator of the wanted direction is rebuilt, see `rsgeo_gan.inference.checkpoints`.
 """
@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from rsgeo_gan.errors import CheckpointError
-from rsgeo_gan.inference.checkpoints import TRUSTED, Facts, build, load_weights, read_checkpoint, read_facts
-from rsgeo_gan.models import collecting, unfreeze
-from rsgeo_gan.provenance import Direction, digest_of, sides
+from rsgeo_gan.inference.checkpoints import GENERATORS, TRUSTED, Facts, build, load_weights, read_stored
+from rsgeo_gan.models import collecting, load_frozen_state, unfreeze
+from rsgeo_gan.provenance import Direction, sides
 from rsgeo_gan.sensors import Scaler, Sensor
 
 __all__ = ["Translator"]
-
-_GENERATORS = {"source_to_target": "generator", "target_to_source": "generator_back"}
 
 
 class Translator:
@@ -31,11 +29,12 @@ class Translator:
         generator: The network, in evaluation mode, without gradients.
         direction: Which way it translates.
         facts: What the checkpoint knows about its data.
-        digest: SHA-256 of the checkpoint file.
+        digest: SHA-256 of the checkpoint file, also where an export of it was read.
         halo_px: Margin, in pixels, that a window needs around the part that is kept: the generator's
             receptive radius, rounded up to its stride.
         stride: Read origins must be whole multiples of this many pixels.
         noise_channels: Channels of noise the generator takes, 0 for none.
+        takes_mask: Whether the generator takes the validity of its input.
         precision: "fp32", or "bf16" for mixed precision where the device is faster with it.
     """
 
@@ -57,7 +56,7 @@ class Translator:
         self.facts = facts
         self.digest = digest
         self.stride = int(getattr(generator, "stride", 1))
-        self._takes_mask = "mask" in inspect.signature(generator.forward).parameters
+        self.takes_mask = "mask" in inspect.signature(generator.forward).parameters
         self.noise_channels = int(getattr(generator, "noise_channels", 0))
         self.halo_px = _halo(generator, self.stride)
 
@@ -87,13 +86,13 @@ class Translator:
         precision: Literal["fp32", "bf16"] = "fp32",
         untrained_seed: int | None = None,
     ) -> Self:
-        """Read a checkpoint of a translation task.
+        """Read a checkpoint of a translation task, or the folder of its export.
 
         Where weights were averaged during training, the averaged ones are used: they are what the
         checkpoint's `state_dict` holds.
 
         Args:
-            path: The `.ckpt` file.
+            path: The `.ckpt` file, or the folder that `rsgeo-gan export` wrote.
             direction: Which generator is wanted.
             trusted: Packages whose networks may be built.
             device: Torch device of the generator.
@@ -101,25 +100,29 @@ class Translator:
             untrained_seed: Leave the weights as the network starts with under this seed, for a baseline.
 
         Returns:
-            The translator, normalisation not yet frozen.
+            The translator. Its normalisation is frozen to the moments of the export where that holds some, and
+            not yet frozen otherwise.
 
         Raises:
-            CheckpointError: If the file is missing, damaged, not one of ours, or does not hold together.
+            CheckpointError: If the file is missing, damaged, not one of ours, does not hold together, or has no
+                generator for the direction.
         """
-        path = Path(path)
-        content = read_checkpoint(path)
-        stored = content["rsgeo_gan"]
-        digest = digest_of(path)
-        facts = read_facts(stored, path, digest)
-        name = _GENERATORS.get(direction, "")
-        sides(direction)
-        spec = content["hyper_parameters"].get(name)
+        stored = read_stored(Path(path))
+        spec = stored.network(direction)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(untrained_seed or 0)
-            generator = build(spec, tuple(trusted), f"{path}: {name}")
+            generator = build(spec, tuple(trusted), f"{path}: {GENERATORS[direction]}")
+        moments = None
         if untrained_seed is None:
-            load_weights(generator, name, content, path)
-        return cls(generator, direction, facts, digest=digest, device=device, precision=precision)
+            load_weights(generator, stored, direction)
+            moments = stored.moments(direction)
+        made = cls(generator, direction, stored.facts, digest=stored.digest, device=device, precision=precision)
+        if moments is not None:
+            try:
+                load_frozen_state(made.generator, moments)
+            except ValueError as error:
+                raise CheckpointError(f"{path}: {error}; export the checkpoint again.") from error
+        return made
 
     def freeze(self, samples: Tensor, valid: Tensor | None = None) -> None:
         """Fix the normalisation of every layer to the moments of sample windows of a scene.
@@ -153,7 +156,7 @@ class Translator:
         """
         device = self.device
         arguments: dict[str, Tensor] = {}
-        if mask is not None and self._takes_mask:
+        if mask is not None and self.takes_mask:
             arguments["mask"] = mask.to(device)
         if noise is not None:
             arguments["noise"] = noise.to(device)
