@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from rsgeo_gan.training.pins import Published, publish, read_pin
 from rsgeo_gan.training.process import MODES, Mode, train
-from rsgeo_gan.training.recipes import find_recipe, read_recipe
+from rsgeo_gan.training.recipes import find_recipe, read_recipe, recipe_directions
 
-__all__ = ["MODES", "Mode", "Published", "find_recipe", "publish", "read_pin", "read_recipe", "train"]
+__all__ = [
+    "MODES",
+    "Mode",
+    "Published",
+    "find_recipe",
+    "publish",
+    "read_pin",
+    "read_recipe",
+    "recipe_directions",
+    "train",
+]

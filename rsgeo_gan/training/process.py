@@ -138,7 +138,9 @@ def _complete_recipe(manifest: Manifest, training: Training, start: Published | 
     """Fill in band counts, seed, the catalogue's overrides and, for a refinement, fewer epochs."""
     first = _training_items(manifest)[0]
     bands = {side: raster.inspect(Path(asset_path(first, side))).count for side in ("source", "target")}
-    recipe = fit_channels(read_recipe(training.recipe), bands["source"], bands["target"])
+    # The overrides come first, because band counts may follow from them, and last, because they have the last word.
+    asked = with_overrides(read_recipe(training.recipe), training.overrides)
+    recipe = fit_channels(asked, bands["source"], bands["target"])
     recipe["seed_everything"] = training.seed
     trainer = recipe.setdefault("trainer", {})
     if _has_pairs(recipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,17 +13,9 @@ import yaml
 
 from rsgeo_gan.errors import CatalogError
 
-__all__ = ["find_recipe", "fit_channels", "read_recipe", "recipe_names", "with_overrides"]
+__all__ = ["find_recipe", "fit_channels", "read_recipe", "recipe_directions", "recipe_names", "with_overrides"]
 
 Scalar = str | int | float | bool | None
-
-CHANNELS: dict[str, dict[str, str]] = {
-    "generator": {"in_channels": "source", "out_channels": "target"},
-    "generator_back": {"in_channels": "target", "out_channels": "source"},
-    "discriminator": {"in_channels": "target"},
-    "discriminator_back": {"in_channels": "source"},
-}
-"""Which side's band count each network of a translation takes."""
 
 
 def recipe_names() -> list[str]:
@@ -89,16 +82,46 @@ def with_overrides(recipe: Mapping[str, Any], overrides: Mapping[str, Scalar]) -
 def fit_channels(recipe: Mapping[str, Any], source_bands: int, target_bands: int) -> dict[str, Any]:
     """Return a copy of the recipe whose networks take and give the band counts of the tiles.
 
-    Only networks the recipe names are touched (see `CHANNELS`).
+    The recipe's task says what its networks count (`TranslationTask.channels`); of these only networks that the recipe
+    names are touched. A task that does not say so keeps the counts of its recipe.
+
+    Raises:
+        CatalogError: If the recipe's task cannot be imported.
     """
     counts = {"source": source_bands, "target": target_bands}
     out = copy.deepcopy(dict(recipe))
     arguments = out["model"].setdefault("init_args", {})
-    for network, channels in CHANNELS.items():
+    channels = getattr(_task_of(recipe), "channels", lambda _: {})
+    for network, wanted in channels(arguments).items():
         if isinstance(arguments.get(network), dict):
             sizes = arguments[network].setdefault("init_args", {})
-            sizes.update({name: counts[side] for name, side in channels.items()})
+            sizes.update({name: sum(counts[side] for side in sides) for name, sides in wanted.items()})
     return out
+
+
+def recipe_directions(name: str, overrides: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """Return the directions that a recipe's task translates in; empty where the task does not say.
+
+    Raises:
+        CatalogError: If the recipe or its task is not there.
+    """
+    recipe = with_overrides(read_recipe(name), overrides)
+    directions = getattr(_task_of(recipe), "directions", lambda _: {})
+    return tuple(directions(recipe["model"].get("init_args", {})))
+
+
+def _task_of(recipe: Mapping[str, Any]) -> type:
+    """Import the class of a recipe's task, which takes seconds: torchgeo comes along."""
+    path = str(recipe["model"].get("class_path"))
+    module, _, name = path.rpartition(".")
+    try:
+        found: type = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CatalogError(
+            f"The recipe's task {path} cannot be imported ({error}); expected `model.class_path` such as "
+            "rsgeo_gan.tasks.CycleTranslation."
+        ) from error
+    return found
 
 
 def _arguments(node: dict[str, Any], key: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ from rsgeo_gan.catalog import Training
 from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError, TrainingError
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.training import Published, find_recipe, process, publish, read_pin, train
-from rsgeo_gan.training.recipes import fit_channels, recipe_names, with_overrides
+from rsgeo_gan.training.recipes import fit_channels, recipe_directions, recipe_names, with_overrides
 
 RECIPE = {
     "trainer": {"max_epochs": 10},
     "model": {
-        "class_path": "x.Task",
+        "class_path": "rsgeo_gan.tasks.CycleTranslation",
         "init_args": {
             "generator": {"class_path": "x.G", "init_args": {"width": 8}},
             "generator_back": {"class_path": "x.G"},
@@ -275,6 +276,29 @@ def test_an_override_through_a_value_is_an_error_that_names_it() -> None:
         with_overrides(RECIPE, {"trainer.max_epochs.x": 1})
 
 
-def test_networks_a_recipe_does_not_name_are_not_added() -> None:
-    recipe = {"model": {"init_args": {"generator": {"class_path": "x.G"}}}}
-    assert list(fit_channels(recipe, 4, 2)["model"]["init_args"]) == ["generator"]
+def _fitted(task: str, **arguments: Any) -> dict[str, Any]:
+    given = arguments | {"generator": {"class_path": "x.G"}, "discriminator": {"class_path": "x.D"}}
+    recipe = {"model": {"class_path": task, "init_args": given}}
+    networks = fit_channels(recipe, 4, 2)["model"]["init_args"]
+    return {name: part["init_args"] for name, part in networks.items() if "init_args" in part}
+
+
+def test_band_counts_of_networks_are_told_by_the_task_and_no_network_is_added() -> None:
+    generator = {"in_channels": 4, "out_channels": 2}
+    assert _fitted("rsgeo_gan.tasks.CycleTranslation") == {"generator": generator, "discriminator": {"in_channels": 2}}
+    paired = "rsgeo_gan.tasks.PairedTranslation"
+    assert _fitted(paired) == {"generator": generator, "discriminator": {"in_channels": 6}}
+    back = {"in_channels": 2, "out_channels": 4}
+    assert _fitted(paired, direction="target_to_source") == {"generator": back, "discriminator": {"in_channels": 6}}
+    assert _fitted("torchgeo.tasks.PixelwiseRegression") == {}
+
+
+def test_a_task_that_is_not_there_is_named() -> None:
+    with pytest.raises(CatalogError, match=r"task rsgeo_gan\.tasks\.Nix cannot be imported"):
+        _fitted("rsgeo_gan.tasks.Nix")
+
+
+def test_directions_of_a_recipe_follow_from_its_task_and_the_overrides() -> None:
+    assert recipe_directions("translation", {}) == ("source_to_target", "target_to_source")
+    assert recipe_directions("pix2pix", {}) == ("source_to_target",)
+    assert recipe_directions("pix2pix", {"model.direction": "target_to_source"}) == ("target_to_source",)
