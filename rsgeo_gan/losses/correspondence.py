@@ -1,4 +1,4 @@
-"""What a term that ties roughly aligned pairs together must offer, and two network-free ones.
+"""What a term that ties roughly aligned pairs together must offer, two network-free ones, and several at once.
 
 Correspondence terms are interchangeable: a recipe injects one into the task.
 """
@@ -15,9 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsgeo_gan.losses.reconstruction import masked_mean
-from rsgeo_gan.losses.shift import shift_tolerant_l1
+from rsgeo_gan.losses.shift import filled, shift_tolerant_l1
 
-__all__ = ["Correspondence", "PooledL1", "ShiftTolerantL1", "both_valid", "is_per_pixel"]
+__all__ = [
+    "Combined",
+    "Correspondence",
+    "PooledL1",
+    "ShiftTolerantL1",
+    "both_valid",
+    "is_per_pixel",
+    "pooled_l1",
+    "stacked",
+]
 
 
 class Correspondence(nn.Module, ABC):
@@ -28,16 +37,20 @@ class Correspondence(nn.Module, ABC):
     the generators.
 
     Attributes:
-        factors: Weight of a term relative to the weight the task gives the correspondence; 1 where absent.
+        factors: The terms that `forward` returns, and the weight of each relative to the weight that the task gives
+            the correspondence.
     """
 
-    factors: Mapping[str, float] = MappingProxyType({})
+    factors: Mapping[str, float] = MappingProxyType({"pair": 1.0})
 
     def attach(self, generator: nn.Module, generator_back: nn.Module) -> None:
         """Meet the two networks: source to target, and back. Does nothing unless overridden."""
 
     def update(self, generator: nn.Module, generator_back: nn.Module) -> None:
         """Follow the networks after an optimiser step. Does nothing unless overridden."""
+
+    def forgive(self, radius_px: int) -> None:
+        """Hear how much misalignment the data are said to have, pixels. Does nothing unless overridden."""
 
     @abstractmethod
     def forward(
@@ -92,28 +105,31 @@ class PooledL1(Correspondence):
     ) -> dict[str, Tensor]:
         """Return `pair`; a cell counts when all its pixels are valid on both sides."""
         mask = both_valid(mask_source, mask_target)
-        valid = None if mask is None else 1.0 - F.max_pool2d(1.0 - mask, self.factor)
-        if is_per_pixel(weight):
-            weight = F.avg_pool2d(weight.float(), self.factor)
-        total = torch.zeros((), device=source.device)
-        for real, fake in ((source, fake_source), (target, fake_target)):
-            difference = real.float() - fake.float()
-            if mask is not None:
-                difference = torch.where(mask > 0, difference, difference.new_zeros(()))
-            total = total + masked_mean(F.avg_pool2d(difference, self.factor).abs(), valid, weight)
-        return {"pair": total}
+        back = pooled_l1(fake_source, source, mask, self.factor, weight)
+        return {"pair": back + pooled_l1(fake_target, target, mask, self.factor, weight)}
 
 
 class ShiftTolerantL1(Correspondence):
     """Mean absolute difference at the best whole-tile integer offset, searched per sample and direction.
 
     Args:
-        radius_px: Largest offset per axis, in pixels.
+        radius_px: Largest offset per axis, in pixels. None follows what the data module says, 3 until it does.
+        pool: Side of the window that both images are averaged over first, in pixels, so that speckle decides
+            neither the search nor the difference; offsets stay whole pixels.
     """
 
-    def __init__(self, radius_px: int = 3) -> None:
+    def __init__(self, radius_px: int | None = None, pool: int = 1) -> None:
         super().__init__()
-        self.radius_px = radius_px
+        if pool < 1 or (radius_px or 0) < 0:
+            raise ValueError(f"ShiftTolerantL1: expected radius_px >= 0 and pool >= 1, got {radius_px} and {pool}")
+        self.follows = radius_px is None
+        self.radius_px = 3 if radius_px is None else radius_px
+        self.pool = pool
+
+    def forgive(self, radius_px: int) -> None:
+        """Search as far as the data are said to be off, unless the radius was given."""
+        if self.follows:
+            self.radius_px = radius_px
 
     def forward(
         self,
@@ -126,13 +142,113 @@ class ShiftTolerantL1(Correspondence):
         weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return `pair`; a fake is valid where its input is."""
-        forth = shift_tolerant_l1(
-            fake_target, target, _stacked(mask_source, mask_target, target), self.radius_px, weight
-        )
-        back = shift_tolerant_l1(
-            fake_source, source, _stacked(mask_target, mask_source, source), self.radius_px, weight
-        )
+        forth = self._compare(fake_target, target, stacked(mask_source, mask_target, target), weight)
+        back = self._compare(fake_source, source, stacked(mask_target, mask_source, source), weight)
         return {"pair": forth + back}
+
+    def _compare(self, fake: Tensor, real: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:
+        if self.pool > 1:
+            fake, real = (F.avg_pool2d(part, self.pool, 1) for part in filled(fake.float(), real.float(), mask))
+            mask = None if mask is None else 1.0 - F.max_pool2d(1.0 - mask.float(), self.pool, 1)
+            if is_per_pixel(weight):
+                weight = F.avg_pool2d(weight.float(), self.pool, 1)
+        return shift_tolerant_l1(fake, real, mask, self.radius_px, weight)
+
+
+class Combined(Correspondence):
+    """Several correspondence terms at once.
+
+    Each term is called by the name given here and its own, `nce_pair`; its weight relative to the task's is the
+    product of the weight given here and its own factor.
+
+    Args:
+        terms: Correspondence terms by name.
+        weights: Weight by name; 1 where absent.
+
+    Raises:
+        ValueError: If there are no terms, or a weight names none.
+    """
+
+    def __init__(self, terms: dict[str, Correspondence], weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        unknown = set(weights or ()) - set(terms)
+        if not terms or unknown:
+            raise ValueError(
+                f"Combined: expected one term or more and weights for some of them, got terms {sorted(terms)} and "
+                f"weights for {sorted(weights or ())}"
+            )
+        self.terms = nn.ModuleDict(terms)
+        self.weights = {name: (weights or {}).get(name, 1.0) for name in terms}
+
+    @property
+    def _members(self) -> dict[str, Correspondence]:
+        return dict(self.terms.items())  # type: ignore[arg-type]
+
+    @property
+    def factors(self) -> Mapping[str, float]:  # type: ignore[override]
+        """Weight of every term of every member."""
+        return {
+            f"{name}_{term}": self.weights[name] * factor
+            for name, member in self._members.items()
+            for term, factor in member.factors.items()
+        }
+
+    def attach(self, generator: nn.Module, generator_back: nn.Module) -> None:
+        """Let every member meet the networks."""
+        for member in self._members.values():
+            member.attach(generator, generator_back)
+
+    def update(self, generator: nn.Module, generator_back: nn.Module) -> None:
+        """Let every member follow the networks."""
+        for member in self._members.values():
+            member.update(generator, generator_back)
+
+    def forgive(self, radius_px: int) -> None:
+        """Pass on how much misalignment the data are said to have."""
+        for member in self._members.values():
+            member.forgive(radius_px)
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        fake_source: Tensor,
+        fake_target: Tensor,
+        mask_source: Tensor | None = None,
+        mask_target: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the terms of all members."""
+        return {
+            f"{name}_{term}": value
+            for name, member in self._members.items()
+            for term, value in member(
+                source, target, fake_source, fake_target, mask_source, mask_target, weight
+            ).items()
+        }
+
+
+def pooled_l1(pred: Tensor, target: Tensor, mask: Tensor | None, side: int, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference of the means of cells; a cell counts when all its pixels do.
+
+    Args:
+        pred: Shape (B, C, H, W).
+        target: Same shape.
+        mask: Validity, shape (B, 1, H, W); what lies under 0 is ignored, even when not finite.
+        side: Of the cells, in pixels.
+        weight: As in `masked_mean`, per sample or per pixel.
+
+    Returns:
+        Scalar, float32.
+    """
+    difference = pred.float() - target.float()
+    valid = None
+    if mask is not None:
+        difference = torch.where(mask > 0, difference, difference.new_zeros(()))
+        valid = 1.0 - F.max_pool2d(1.0 - mask.float(), side)
+    if is_per_pixel(weight):
+        weight = F.avg_pool2d(weight.float(), side)
+    return masked_mean(F.avg_pool2d(difference, side).abs(), valid, weight)
 
 
 def is_per_pixel(weight: Tensor | None) -> TypeGuard[Tensor]:
@@ -148,7 +264,8 @@ def both_valid(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a.float() * b.float()
 
 
-def _stacked(of_pred: Tensor | None, of_target: Tensor | None, like: Tensor) -> Tensor | None:
+def stacked(of_pred: Tensor | None, of_target: Tensor | None, like: Tensor) -> Tensor | None:
+    """Masks of a pair on two channels, as `offset_errors` takes them."""
     if of_pred is None and of_target is None:
         return None
     ones = like.new_ones(like.shape[0], 1, *like.shape[-2:])

@@ -117,6 +117,8 @@ class TranslationTask(AdversarialTask):
         self.radius_px = int(self.facts.get("radius_px", self.radius_px))
         for score in self.scores.values():
             score.radius_px = self.radius_px  # type: ignore[assignment]
+        if self.correspondence is not None:
+            self.correspondence.forgive(self.radius_px)
         for name, arguments in self.channels(self.hparams).items():
             for argument, counted in arguments.items():
                 bands = [band for side in counted for band in (self.facts.get(side) or {}).get("bands", ())]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rsgeo_gan.losses import Correspondence, PairLoss, PooledL1, ShiftTolerantL1
+from rsgeo_gan.losses import Combined, Correspondence, PairLoss, PooledL1, RegistrationHead, ShiftTolerantL1
 from rsgeo_gan.losses.alignment import strict_mask
 from rsgeo_gan.models import ResNetGenerator
 
@@ -241,8 +241,23 @@ def test_default_does_not_depend_on_the_generators_own_antialiasing(images: Imag
     assert values[0] == values[1]
 
 
+def _main(terms: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The term that compares images: the first."""
+    return next(iter(terms.values()))
+
+
 @pytest.mark.parametrize(
-    "loss", [PairLoss(), PairLoss(antialias=False), PooledL1(), ShiftTolerantL1()], ids=lambda v: type(v).__name__
+    "loss",
+    [
+        PairLoss(),
+        PairLoss(antialias=False),
+        PooledL1(),
+        ShiftTolerantL1(),
+        ShiftTolerantL1(pool=3),
+        RegistrationHead(pool=2),
+        Combined({"pooled": PooledL1(), "head": RegistrationHead()}, {"pooled": 2.0}),
+    ],
+    ids=lambda v: type(v).__name__,
 )
 class TestEveryCorrespondence:
     def test_garbage_under_either_mask_changes_nothing(
@@ -254,16 +269,18 @@ class TestEveryCorrespondence:
         mask_x, mask_y = torch.ones(2, 1, 48, 48), torch.ones(2, 1, 48, 48)
         mask_x[..., :9] = 0
         mask_y[..., 40:, :] = 0
-        clean = loss(x, y, fake_x, fake_y, mask_x, mask_y)["pair"]
+        clean = _main(loss(x, y, fake_x, fake_y, mask_x, mask_y))
         nan = torch.tensor(torch.nan)
-        spoiled = loss(
-            torch.where(mask_x > 0, x, nan),
-            torch.where(mask_y > 0, y, nan),
-            torch.where(mask_y > 0, fake_x, nan),
-            torch.where(mask_x > 0, fake_y, nan),
-            mask_x,
-            mask_y,
-        )["pair"]
+        spoiled = _main(
+            loss(
+                torch.where(mask_x > 0, x, nan),
+                torch.where(mask_y > 0, y, nan),
+                torch.where(mask_y > 0, fake_x, nan),
+                torch.where(mask_x > 0, fake_y, nan),
+                mask_x,
+                mask_y,
+            )
+        )
         assert clean > 0
         torch.testing.assert_close(spoiled, clean, rtol=0, atol=0)
 
@@ -272,19 +289,32 @@ class TestEveryCorrespondence:
     ) -> None:
         loss.attach(*networks)
         args = (*images, images[0].flip(3), images[1].flip(3), None, torch.ones(2, 1, 48, 48))
-        whole = loss(*args)["pair"]
+        whole = _main(loss(*args))
         for weight in (torch.full((2,), 0.25), torch.full((2, 1, 48, 48), 0.25), torch.full((2, 1, 1, 1), 0.25)):
-            torch.testing.assert_close(loss(*args, weight)["pair"], whole / 4)
+            torch.testing.assert_close(_main(loss(*args, weight)), whole / 4)
 
     def test_no_valid_pixel_costs_nothing_and_breaks_nothing(
         self, loss: Correspondence, networks: tuple[nn.Module, nn.Module], images: Images
     ) -> None:
         loss.attach(*networks)
         fake = images[1].clone().requires_grad_()
-        term = loss(*images, images[0].flip(3), fake, torch.zeros(2, 1, 48, 48), None)["pair"]
-        term.backward()
-        assert term == 0
+        terms = loss(*images, images[0].flip(3), fake, torch.zeros(2, 1, 48, 48), None)
+        assert set(terms) == set(loss.factors)
+        torch.stack(list(terms.values())).sum().backward()
+        assert _main(terms) == 0
         assert torch.isfinite(fake.grad).all()
+        assert all(torch.isfinite(p.grad).all() for p in loss.parameters() if p.grad is not None)
+
+    def test_half_precision_gives_the_same_term(
+        self, loss: Correspondence, networks: tuple[nn.Module, nn.Module], images: Images
+    ) -> None:
+        loss.attach(*networks)
+        fakes = images[0].flip(3), images[1].flip(3)
+        whole = _main(loss(*images, *fakes))
+        with torch.autocast("cpu", torch.bfloat16):
+            half = _main(loss(*images, *(fake.bfloat16() for fake in fakes)))
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, whole, rtol=0.02, atol=0)
 
     def test_sizes_off_the_stride_run_with_masks(
         self, loss: Correspondence, networks: tuple[nn.Module, nn.Module], images: Images
@@ -292,7 +322,7 @@ class TestEveryCorrespondence:
         loss.attach(*networks)
         x, y = (v[..., :41, :38] for v in images)
         mask = torch.ones(2, 1, 41, 38)
-        assert torch.isfinite(loss(x, y, x.flip(3), y.flip(3), mask, mask, mask)["pair"])
+        assert torch.isfinite(_main(loss(x, y, x.flip(3), y.flip(3), mask, mask, mask)))
 
 
 def test_strict_mask_drops_cells_that_touch_an_invalid_pixel() -> None:
