@@ -9,6 +9,8 @@ from rsgeo_gan.metrics.alignment import (
     shift_tolerant_psnr,
     shift_tolerant_ssim,
 )
+from rsgeo_gan.metrics.distribution import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
+from rsgeo_gan.metrics.features import FeatureBackend, RandomConv
 from rsgeo_gan.metrics.sar import (
     AmplitudeDistance,
     MultilookScore,
@@ -28,7 +30,11 @@ from rsgeo_gan.metrics.spectrum import (
 
 __all__ = [
     "AmplitudeDistance",
+    "FeatureBackend",
+    "FrechetDistance",
+    "KernelDistance",
     "MultilookScore",
+    "RandomConv",
     "ShiftScore",
     "ShiftTolerantPSNR",
     "ShiftTolerantSSIM",
@@ -36,7 +42,9 @@ __all__ = [
     "correlation",
     "enl",
     "enl_map",
+    "frechet_distance",
     "high_frequency_ratio",
+    "kernel_distance",
     "log_spectral_distance",
     "multilook",
     "multilook_score",
