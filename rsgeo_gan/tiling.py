@@ -1,7 +1,8 @@
 """Pairs to tiles: one warp per side (reprojection, displacement and regridding together), mask, split.
 
 Every tile is a folder with `source.tif`, `target.tif` and its own STAC item, written last; the item collection
-beside them is gathered from these. A tile whose inputs have not changed is never made again.
+beside them is gathered from these. Where a smooth field was applied, `confidence.tif` holds how far it is trusted,
+pixel by pixel of the source. A tile whose inputs have not changed is never made again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rsgeo_gan import raster
 from rsgeo_gan.catalog import GridSettings, Tiling
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError, SourceError
-from rsgeo_gan.grid import Grid, crs_code, crs_of
+from rsgeo_gan.grid import Grid, crs_code, crs_of, pixels_in
 from rsgeo_gan.manifest import (
     Manifest,
     asset_path,
@@ -47,7 +48,7 @@ __all__ = ["Side", "resolve_grid", "side_of", "sides_of_pair", "tile"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Part of every tile's key: a change of what tiles hold makes them anew."""
 
 Index = tuple[int, int]
@@ -297,6 +298,12 @@ class _Job:
     def id(self) -> str:
         return safe_name(f"{self.pair.id}_{Grid.tile_id(self.index)}")
 
+    @property
+    def field(self) -> Displacement | None:
+        """The displacement of either side, when it is a field."""
+        moved = (side.displacement for side in (self.source, self.target))
+        return next((displacement for displacement in moved if displacement.field is not None), None)
+
     def digest(self) -> str:
         facts = [
             FORMAT,
@@ -347,6 +354,8 @@ def _make(job: _Job) -> pystac.Item | str:
     if target is not None and share >= job.min_valid:
         _store(folder / "source.tif", source, job.source, job.box)
         _store(folder / "target.tif", target, job.target, job.box)
+        if job.field is not None:
+            _store_confidence(folder / "confidence.tif", job.field, job.box)
     write_json(record, known)
     return _item(job, known) if share >= job.min_valid else "too little valid data"
 
@@ -381,8 +390,20 @@ def _store(path: Path, values: np.ndarray, side: Side, box: GeoBox) -> None:
     )
 
 
+def _store_confidence(path: Path, displacement: Displacement, box: GeoBox) -> None:
+    """Write how far a field is trusted at every pixel, in steps of 1/255; 0 where nothing is known."""
+    row, col = np.indices(box.shape) + 0.5
+    col, row = pixels_in(displacement.geobox, box, col, row)
+    known = np.isfinite(col)
+    confidence = np.zeros(box.shape)
+    confidence[known] = displacement.quality(col[known] - 0.5, row[known] - 0.5)[1]
+    stored = np.rint(255 * confidence.clip(0, 1)).astype(np.uint8)
+    raster.write(path, stored, box, names=("confidence",), unit="1", scale=1 / 255, cog=False)
+
+
 def _item(job: _Job, known: Mapping[str, Any]) -> pystac.Item:
     folder = job.out / job.id
+    files = ("source", "target", *(("confidence",) if job.field is not None else ()))
     return make_item(
         job.id,
         job.box,
@@ -397,17 +418,16 @@ def _item(job: _Job, known: Mapping[str, Any]) -> pystac.Item:
             **_trust(job),
             **known,
         },
-        assets={"source": (folder / "source.tif").resolve(), "target": (folder / "target.tif").resolve()},
+        assets={name: (folder / f"{name}.tif").resolve() for name in files},
     )
 
 
 def _trust(job: _Job) -> dict[str, float | None]:
     """What co-registration knows about this very tile; a field knows it place by place, stiffer models do not."""
-    moved = job.source if job.source.displacement.field is not None else job.target
-    if moved.displacement.field is None:
+    if job.field is None:
         pair = job.pair.properties
         return {name: pair.get(name) for name in ("rsgeo:residual_px", "rsgeo:confidence")}
-    sigma_px, confidence = moved.displacement.mean_quality(job.box)
+    sigma_px, confidence = job.field.mean_quality(job.box)
     return {
         "rsgeo:residual_px": round(sigma_px, 3) if math.isfinite(sigma_px) else None,
         "rsgeo:confidence": round(confidence, 3),

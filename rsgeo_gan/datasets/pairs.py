@@ -7,7 +7,7 @@ integers, `tile` and `origin_px`, from which a writer looks the box up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.datasets import GeoDataset, IntersectionDataset
 
-from rsgeo_gan.datasets.tiles import SIDES, Side, Tile, TileReader, TileSet
+from rsgeo_gan.datasets.tiles import SIDES, Layer, Pixels, Side, Tile, TileReader, TileSet
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.sensors import Scaler
 
@@ -75,15 +75,14 @@ class _Reading:
         """Build the sample of a box on the lattice."""
         image, valid = self._side("source", tile, box)
         image_target, valid_target = self._side("target", tile, box)
-        confidence = np.float32(tile.confidence)
         return {
             "image": torch.from_numpy(image),
             "image_target": torch.from_numpy(image_target),
             "mask_valid": torch.from_numpy(valid),
             "mask_valid_target": torch.from_numpy(valid_target),
-            "mask_confidence": torch.from_numpy(valid * confidence),
+            "mask_confidence": torch.from_numpy(valid * self._trust(tile, box)),
             "residual_px": torch.tensor(tile.residual_px, dtype=torch.float32),
-            "confidence": torch.tensor(confidence),
+            "confidence": torch.tensor(np.float32(tile.confidence)),
             "origin_px": torch.tensor(box[:2], dtype=torch.int64),
             "tile": torch.tensor(tile.row, dtype=torch.int64),
         }
@@ -94,18 +93,7 @@ class _Reading:
         bands = len(self.tiles.bands[side])
         image = np.zeros((bands, (bottom - top) * scale, (right - left) * scale), np.float32)
         mask = np.zeros((1, *image.shape[1:]), np.float32)
-        for tile in self.tiles.neighbours(home.pair, box):
-            limits = (tile.col, tile.line, tile.col + tile.width, tile.line + tile.height)
-            limits = limits if self.everywhere else tile.usable
-            near = (max(left, limits[0]), max(top, limits[1]), min(right, limits[2]), min(bottom, limits[3]))
-            if near[0] >= near[2] or near[1] >= near[3]:
-                continue
-            window = (near[0] - tile.col, near[1] - tile.line, near[2] - tile.col, near[3] - tile.line)
-            pixels = self.reader.read(
-                tile, side, (window[0] * scale, window[1] * scale, window[2] * scale, window[3] * scale)
-            )
-            rows = slice((near[1] - top) * scale, (near[3] - top) * scale)
-            cols = slice((near[0] - left) * scale, (near[2] - left) * scale)
+        for pixels, rows, cols in self._parts(side, home, box, scale):
             part = image[:, rows, cols]
             scaler = self.scalers[side]
             gain, bias = (pixels.scale, pixels.offset)
@@ -120,6 +108,34 @@ class _Reading:
             mask[0, rows, cols] = pixels.valid
         return image, mask
 
+    def _trust(self, home: Tile, box: tuple[int, int, int, int]) -> np.float32 | np.ndarray:
+        """Trust in the coregistration: a number, or (1, H, W) where tiles say it pixel by pixel."""
+        if "confidence" not in home.paths:
+            return np.float32(home.confidence)
+        trust = np.zeros((1, box[3] - box[1], box[2] - box[0]), np.float32)
+        for pixels, rows, cols in self._parts("confidence", home, box):
+            np.multiply(pixels.raw, np.float32(pixels.scale[0]), out=trust[:, rows, cols], dtype=np.float32)
+        return trust
+
+    def _parts(
+        self, layer: Layer, home: Tile, box: tuple[int, int, int, int], scale: int = 1
+    ) -> Iterator[tuple[Pixels, slice, slice]]:
+        """Yield what each tile of the pair has within the box, and the rows and columns where it belongs."""
+        left, top, right, bottom = box
+        for tile in self.tiles.neighbours(home.pair, box):
+            limits = (tile.col, tile.line, tile.col + tile.width, tile.line + tile.height)
+            limits = limits if self.everywhere else tile.usable
+            near = (max(left, limits[0]), max(top, limits[1]), min(right, limits[2]), min(bottom, limits[3]))
+            if near[0] >= near[2] or near[1] >= near[3]:
+                continue
+            window = (near[0] - tile.col, near[1] - tile.line, near[2] - tile.col, near[3] - tile.line)
+            pixels = self.reader.read(
+                tile, layer, (window[0] * scale, window[1] * scale, window[2] * scale, window[3] * scale)
+            )
+            rows = slice((near[1] - top) * scale, (near[3] - top) * scale)
+            cols = slice((near[0] - left) * scale, (near[2] - left) * scale)
+            yield pixels, rows, cols
+
 
 class PairDataset(GeoDataset):
     """Source and target patches of coregistered pairs, read from the tiles on disk.
@@ -129,7 +145,8 @@ class PairDataset(GeoDataset):
     keeps its own resolution: a query of H x W source pixels gives sH x sW target pixels.
 
     Pixels outside a tile's usable part, outside the split, or without data are 0 and marked in the masks,
-    whatever sampler asks. Where tiles of several pairs cover a place, a query without a time gets the first.
+    whatever sampler asks. `mask_confidence` is the trust in the coregistration at every valid pixel, `confidence`
+    that of the home tile on average. Where tiles of several pairs cover a place, a query without a time gets the first.
 
     Args:
         tiles: Folder of the tiles, or their manifest.

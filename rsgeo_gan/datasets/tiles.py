@@ -32,7 +32,9 @@ from rsgeo_gan.manifest import Manifest, asset_path, item_box
 __all__ = ["SIDES", "Pixels", "Side", "Tile", "TileReader", "TileSet"]
 
 Side = Literal["source", "target"]
+Layer = Literal["source", "target", "confidence"]
 SIDES: tuple[Side, Side] = ("source", "target")
+_LAYERS: tuple[Layer, ...] = (*SIDES, "confidence")
 
 _OPEN_FILES = 128
 _LATTICE_TOLERANCE_PX = 1e-3
@@ -40,21 +42,21 @@ _LATTICE_TOLERANCE_PX = 1e-3
 
 @dataclass(frozen=True)
 class Tile:
-    """One cell of the grid and its two rasters.
+    """One cell of the grid and its rasters.
 
     Attributes:
         row: Row in the manifest.
         id: Item id.
         split: "train", "val" or "test".
         pair: Item id of the pair; only tiles of one pair are ever joined in a patch.
-        paths: Files by side.
+        paths: Files by side, and that of "confidence" where the trust varies within the tile.
         col: Column of the left edge on the tile set's lattice, in pixels.
         line: Row of the upper edge on the lattice, in pixels, southward.
         width: Columns.
         height: Rows.
         usable: Left, top, right, bottom of the part that patches may touch, on the lattice.
         residual_px: Misalignment left after coregistration, pixels; NaN where it could not be measured.
-        confidence: Trust in the coregistration, 0 to 1.
+        confidence: Trust in the coregistration, 0 to 1, on average.
         when: Time of acquisition.
     """
 
@@ -62,7 +64,7 @@ class Tile:
     id: str
     split: str
     pair: str
-    paths: dict[Side, str]
+    paths: dict[Layer, str]
     col: int
     line: int
     width: int
@@ -151,7 +153,7 @@ class TileSet:
             id=item.id,
             split=str(found.get("rsgeo:split", "train")),
             pair=str(found.get("rsgeo:pair", item.id)),
-            paths={side: asset_path(item, side) for side in SIDES},
+            paths={name: asset_path(item, name) for name in _LAYERS if name in SIDES or name in item.assets},
             col=col,
             line=line,
             width=width,
@@ -308,12 +310,12 @@ class TileReader:
         self.__dict__.update(state)
         self._state = threading.local()
 
-    def read(self, tile: Tile, side: Side, window: tuple[int, int, int, int]) -> Pixels:
+    def read(self, tile: Tile, side: Layer, window: tuple[int, int, int, int]) -> Pixels:
         """Read a window that lies within the tile.
 
         Args:
             tile: Which tile.
-            side: Which side.
+            side: Which side, or the trust in the coregistration, which lies on the source's pixels.
             window: Left, top, right, bottom in the side's own pixels, counted from the tile's corner.
 
         Returns:
@@ -350,14 +352,14 @@ class TileReader:
             self._state.held = 0
         return self._state
 
-    def _handle(self, tile: Tile, side: Side) -> Any:
+    def _handle(self, tile: Tile, side: Layer) -> Any:
         files = self._own().files
         path = tile.paths[side]
         if path in files:
             files.move_to_end(path)
             return files[path]
         file = _open(path, tile.id)
-        expected = self._tiles.bands[side]
+        expected = ("confidence",) if side == "confidence" else self._tiles.bands[side]
         names = tuple(name or f"band{k + 1}" for k, name in enumerate(file.descriptions))
         if names != expected:
             file.close()
@@ -378,7 +380,7 @@ class TileReader:
             files.popitem(last=False)[1].close()
         return file
 
-    def _decode(self, tile: Tile, side: Side, window: Window | None) -> Pixels:
+    def _decode(self, tile: Tile, side: Layer, window: Window | None) -> Pixels:
         file = self._handle(tile, side)
         try:
             raw = file.read(window=window)

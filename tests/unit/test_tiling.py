@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pystac
 import pytest
+import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import GridSettings, Tiling
+from rsgeo_gan.datasets import TileDataset
 from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.grid import Grid
@@ -195,6 +197,28 @@ def test_a_tile_says_what_a_field_knows_about_its_own_place(scenes: Manifest, be
     assert (known[3, -4]["rsgeo:residual_px"], known[3, -4]["rsgeo:confidence"]) == (0.6, 0.3)
     stiff = run(scenes).items[0].properties
     assert (stiff["rsgeo:residual_px"], stiff["rsgeo:confidence"]) == (0.3, 0.8)
+
+
+def test_trust_in_a_field_reaches_the_pixels_it_belongs_to(scenes: Manifest, bent: Displacement) -> None:
+    """Nodes 16 px apart: 0.9 up to column 119.5, 0.3 from column 135.5, a straight line across the border at 128."""
+    out = scenes.path.parent.parent / "tiles"
+    tiles = tile(with_field(pairs_of(scenes, bent), bent), scenes, GRID, SETTINGS, out)
+    positions = {tuple(item.properties["rsgeo:index"]): row for row, item in enumerate(tiles)}
+    reading = TileDataset(out, halo_px=32)
+    for index, columns in (((1, -2), slice(32, 160)), ((2, -2), slice(96, 224))):
+        sample = reading[positions[index]]
+        there = np.interp(np.arange(256)[columns], [119.5, 135.5], [0.9, 0.3])
+        valid = sample["mask_valid"][0, 40].numpy()
+        assert valid.all()
+        np.testing.assert_allclose(sample["mask_confidence"][0, 40].numpy(), there, atol=0.6 / 255)
+        assert float(sample["confidence"]) == pytest.approx(there[32:-32].mean(), abs=0.01)
+
+
+def test_where_there_is_no_field_no_trust_is_stored(scenes: Manifest) -> None:
+    tiles = run(scenes)
+    assert not list(tiles.path.parent.rglob("confidence.tif"))
+    sample = TileDataset(tiles.path)[0]
+    assert torch.equal(sample["mask_confidence"], 0.8 * sample["mask_valid"])
 
 
 def test_a_pair_whose_field_is_missing_is_left_out_with_its_reason(scenes: Manifest, bent: Displacement) -> None:
