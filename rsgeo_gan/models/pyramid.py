@@ -193,7 +193,8 @@ class PyramidGenerator(nn.Module):
         levels = [Level(*fill_and_pad(x, mask, self.stride))]
         for _ in range(self.scales - 1):
             h, w = levels[-1].image.shape[-2:]
-            levels.append(_resized(levels[-1], (int(h * self.factor), int(w * self.factor))))
+            p, q = self.factor.numerator, self.factor.denominator
+            levels.append(_resized(levels[-1], (h // q * p, w // q * p)))
         return levels[::-1]
 
     def refine(self, levels: Sequence[Level], frozen: int = 0) -> list[Tensor]:

@@ -5,7 +5,7 @@ Reference: Lin et al., 2020, arXiv:2004.04634 (TuiGAN).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -174,7 +174,7 @@ class SinglePairTranslation(TranslationTask):
         found: Batch = {}
         for direction in self.ways.values():
             read, made = sides(direction)
-            there = self.ways_through(ways[read], levels[read], frozen)
+            there = _translated(ways[read], levels[read], frozen)
             again = ways[made].refine(there, frozen)
             found |= {f"fake_{made}": there[-1].image, f"cycle_{read}": again[-1]}
             if self.training and self.weights["identity"] > 0:
@@ -185,43 +185,47 @@ class SinglePairTranslation(TranslationTask):
         found["mask_both"] = found["mask_valid"] * found["mask_valid_target"]
         return batch | {name: value[..., :h, :w] for name, value in found.items()}
 
-    def ways_through(self, network: PyramidGenerator, levels: list[Level], frozen: int) -> list[Level]:
-        """Translate the levels of a pyramid, which stay invalid where they were."""
-        made = network.refine(levels, frozen)
-        return [
-            Level(image if mask is None else image * mask, mask) for image, (_, mask) in zip(made, levels, strict=True)
-        ]
-
     def discriminator_terms(self, batch: Batch) -> Terms:
         """Judge real and fake of both sides: `adversarial` and `penalty`, summed over the sides."""
-        mask, terms = batch["mask_both"], {}
+        mask, found = batch["mask_both"], []
         for network, side in ((self.discriminator, "target"), (self.discriminator_back, "source")):
             real, fake = batch[IMAGE[side]] * mask, batch[f"fake_{side}"].detach() * mask
 
             def judge(image: Tensor, network: PyramidDiscriminator = network) -> Tensor:
                 return network(image, mask, self.active - 1) * mask
 
-            parts = {
+            terms = {
                 "adversarial": self.adversarial.discriminator(judge(real), judge(fake), mask, mask),
                 "penalty": interpolated_penalty(real, fake, judge, mask),
             }
-            terms = {name: terms.get(name, 0) + part for name, part in parts.items()}
-        return terms
+            found.append(terms)
+        return _summed(found)
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Return `adversarial`, `cycle`, `tv`, and `identity` where it has a weight, summed over the sides."""
-        both, terms = batch["mask_both"], {}
+        both, found = batch["mask_both"], []
         for network, side, other in (
             (self.discriminator, "target", "source"),
             (self.discriminator_back, "source", "target"),
         ):
             fake, real, mask = batch[f"fake_{side}"], batch[IMAGE[side]], batch[MASK[side]]
-            parts = {
+            terms = {
                 "adversarial": self.adversarial.generator(network(fake * both, both, self.active - 1), mask=both),
                 "cycle": masked_l1(batch[f"cycle_{side}"], real, mask),
                 "tv": total_variation(fake, batch[MASK[other]]),
             }
             if self.weights["identity"] > 0:
-                parts["identity"] = masked_l1(batch[f"same_{side}"], real, mask)
-            terms = {name: terms.get(name, 0) + part for name, part in parts.items()}
-        return terms
+                terms["identity"] = masked_l1(batch[f"same_{side}"], real, mask)
+            found.append(terms)
+        return _summed(found)
+
+
+def _summed(sides_terms: Sequence[Terms]) -> Terms:
+    """Add up the terms of both sides by name."""
+    return {name: torch.stack([terms[name] for terms in sides_terms]).sum() for name in sides_terms[0]}
+
+
+def _translated(network: PyramidGenerator, levels: Sequence[Level], frozen: int) -> list[Level]:
+    """Translate the levels of a pyramid, which stay invalid where they were."""
+    made = network.refine(levels, frozen)
+    return [Level(image if mask is None else image * mask, mask) for image, (_, mask) in zip(made, levels, strict=True)]
