@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -34,6 +35,8 @@ __all__ = [
     "run_stage",
     "stage_named",
 ]
+
+logger = logging.getLogger(__name__)
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
@@ -211,8 +214,11 @@ def _tile(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
 
 
 def _train(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
-    from rsgeo_gan.training import train
+    from rsgeo_gan.training import recipe_directions, train
 
+    if job.train in ("finetune", "scratch") or read_pin(job.root / "models") is None:
+        told = recipe_directions(catalog.training.recipe, catalog.training.overrides)
+        _directions(job, catalog, told, f"recipe {catalog.training.recipe}")
     published = train(
         _collection(job, "tiles"),
         catalog.training,
@@ -233,6 +239,7 @@ def _train(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
 
 def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     from rsgeo_gan.inference import generate
+    from rsgeo_gan.inference.checkpoints import read_stored
     from rsgeo_gan.tiling import resolve_grid
 
     pin = None if job.checkpoint else read_pin(job.root / "models")
@@ -241,14 +248,18 @@ def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
             f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan train` first, or `rsgeo-gan run`, or "
             "name a checkpoint or an export (--checkpoint)."
         )
+    checkpoint = pin.path if pin else Path(job.checkpoint)
+    directions = _directions(job, catalog, tuple(read_stored(checkpoint).networks), f"checkpoint {checkpoint.name}")
+    if len(directions) < len(catalog.products.directions):
+        logger.warning("checkpoint %s translates %s only", checkpoint.name, " and ".join(directions))
     before = _known(job.root / "products")
     scenes = Manifest.read(_collection(job, "scenes"))
     products = generate(
         scenes,
         Manifest.read(_collection(job, "tiles")),
-        pin.path if pin else Path(job.checkpoint),
+        checkpoint,
         job.root / "products",
-        directions=list(catalog.products.directions),
+        directions=directions,
         grid=resolve_grid(catalog.grid, scenes, _collection(job, "tiles")),
         pairs=Manifest.read(_collection(job, "pairs")),
         window_px=catalog.products.window_px,
@@ -257,6 +268,25 @@ def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
         progress=progress,
     )
     return _outcome("generate", "products", before, products)
+
+
+def _directions(job: Job, catalog: Catalog, there: Sequence[str], model: str) -> list[Direction]:
+    """Return the wanted directions that a model has; empty `there` means that it is not known.
+
+    The catalogue's own wish is met as far as it can be; one of the command line is met or refused.
+
+    Raises:
+        CatalogError: If a direction asked for on the command line, or all of them, are not there.
+    """
+    wanted = catalog.products.directions
+    lacking = [direction for direction in wanted if there and direction not in there]
+    if lacking and (job.directions or len(lacking) == len(wanted)):
+        raise CatalogError(
+            f"Products are asked for {' and '.join(lacking)}, but {model} translates {' and '.join(there)} only. "
+            f"Ask for --direction {there[0]}, train the recipe the other way round "
+            "(--set training.overrides.model.direction=…), or take one for both ways, such as translation."
+        )
+    return [direction for direction in wanted if direction not in lacking]
 
 
 def _report(job: Job, catalog: Catalog, progress: Progress) -> Outcome:

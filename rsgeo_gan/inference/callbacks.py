@@ -27,8 +27,8 @@ class GeoTIFFWriter(BasePredictionWriter):
     """Write each predicted tile on the box of its tile, and a manifest of them.
 
     The task returns `prediction`, shape (B, C, H, W), in model units, and `tile`, shape (B,), the row of
-    the tile in its manifest; the batch holds `mask_valid`, shape (B, 1, H, W). What exceeds the tile on all
-    sides is halo and is cropped.
+    the tile in its manifest; the batch holds the validity of the side read, shape (B, 1, H, W). What exceeds the
+    tile on all sides is halo and is cropped.
 
     Args:
         tiles: Folder of the tiles, or their manifest.
@@ -62,10 +62,11 @@ class GeoTIFFWriter(BasePredictionWriter):
             self._products = Manifest(self.out / "products.json")
             path = trainer.ckpt_path
             self._checkpoint = digest_of(path) if path and Path(path).is_file() else "none: weights in memory"
+        read = "mask_valid" if sides(self.direction)[0] == "source" else "mask_valid_target"
         facts = getattr(pl_module, "facts", {})
         scaler = _scaler(facts, sides(self.direction)[1])
         encoding = Encoding.of(scaler, SENSORS.get(scaler.sensor))
-        for image, mask, row in zip(prediction["prediction"], batch["mask_valid"], prediction["tile"], strict=True):
+        for image, mask, row in zip(prediction["prediction"], batch[read], prediction["tile"], strict=True):
             tile = self._items[int(row)]
             item = self._write(tile, image, mask, encoding, facts)
             self._products.add(item)

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 GENERATORS: dict[Direction, str] = {"source_to_target": "generator", "target_to_source": "generator_back"}
-"""Name, in a task, of the network of each direction."""
+"""Name, in a task, of the network of each direction, where a checkpoint does not tell."""
 
 TRUSTED: tuple[str, ...] = ("rsgeo_gan.models",)
 """Packages whose networks a checkpoint may name."""
@@ -122,6 +122,9 @@ def read_stored(path: Path) -> Stored:
     if not path.is_dir():
         content = read_checkpoint(path)
         entry, digest, tensors = content["rsgeo_gan"], digest_of(path), content["state_dict"]
+        told = entry.get("generators")
+        told = told if isinstance(told, Mapping) else GENERATORS
+        names = {direction: str(told[direction]) for direction in GENERATORS if direction in told}
         return Stored(
             path=path,
             digest=digest,
@@ -130,10 +133,10 @@ def read_stored(path: Path) -> Stored:
             facts=read_facts(entry, path, digest),
             networks={
                 direction: content["hyper_parameters"][name]
-                for direction, name in GENERATORS.items()
+                for direction, name in names.items()
                 if content["hyper_parameters"].get(name) is not None
             },
-            weights=lambda direction: _below(f"{GENERATORS[direction]}.", tensors),
+            weights=lambda direction: _below(f"{names[direction]}.", tensors),
         )
     content = read_export(path)
     generators = {

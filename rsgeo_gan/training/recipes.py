@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from rsgeo_gan.errors import CatalogError
 __all__ = ["find_recipe", "fit_channels", "read_recipe", "recipe_directions", "recipe_names", "with_overrides"]
 
 Scalar = str | int | float | bool | None
+
+_Tell = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""What a task's class tells of a task built with these arguments."""
 
 
 def recipe_names() -> list[str]:
@@ -91,7 +94,7 @@ def fit_channels(recipe: Mapping[str, Any], source_bands: int, target_bands: int
     counts = {"source": source_bands, "target": target_bands}
     out = copy.deepcopy(dict(recipe))
     arguments = out["model"].setdefault("init_args", {})
-    channels = getattr(_task_of(recipe), "channels", lambda _: {})
+    channels: _Tell = getattr(_task_of(recipe), "channels", lambda _: {})
     for network, wanted in channels(arguments).items():
         if isinstance(arguments.get(network), dict):
             sizes = arguments[network].setdefault("init_args", {})
@@ -106,7 +109,7 @@ def recipe_directions(name: str, overrides: Mapping[str, Scalar]) -> tuple[str, 
         CatalogError: If the recipe or its task is not there.
     """
     recipe = with_overrides(read_recipe(name), overrides)
-    directions = getattr(_task_of(recipe), "directions", lambda _: {})
+    directions: _Tell = getattr(_task_of(recipe), "directions", lambda _: {})
     return tuple(directions(recipe["model"].get("init_args", {})))
 
 

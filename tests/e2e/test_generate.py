@@ -20,7 +20,7 @@ from rsgeo_gan.grid import Grid
 from rsgeo_gan.inference import Translator, generate, untrained
 from rsgeo_gan.inference.streaming import SceneReader, sample_windows, translate
 from rsgeo_gan.manifest import Manifest, make_item
-from rsgeo_gan.models import ResNetGenerator
+from rsgeo_gan.models import ResNetGenerator, UNetGenerator
 from rsgeo_gan.raster import StripWriter
 from rsgeo_gan.tiling import side_of
 from tests.generation import EO_BANDS, EO_SCALER, ORIGIN, SAR_BANDS, SAR_SCALER, WHEN, box, checkpoint, optical, run
@@ -63,6 +63,19 @@ def test_the_scene_equals_the_untiled_pass_to_the_last_pixel(tmp_path, height, w
     assert valid.any()
     assert np.isnan(got[:, ~valid]).all()
     assert np.abs(got - expected)[:, valid].max() < 1e-4
+
+
+def test_a_network_with_a_wide_field_is_as_seamless(job):
+    torch.manual_seed(0)
+    generator = UNetGenerator(3, 2, width=4, depth=3)
+    facts = Translator.load(job.checkpoint, "source_to_target").facts
+    translator = Translator(generator, "source_to_target", facts)
+    reader, expected, valid = _untiled(job, translator)
+    strips = []
+    write = lambda values, row, kept: strips.append(values)  # noqa: E731
+    translate(reader, translator, write, channels=2, window_px=32)
+    assert len(strips) > 2
+    assert np.abs(np.concatenate(strips, axis=1) - expected)[:, valid].max() < 1e-4
 
 
 def test_strips_of_wide_scenes_are_lower_and_just_as_seamless(tmp_path, monkeypatch):

@@ -105,6 +105,19 @@ def test_a_checkpoint_gives_both_directions(tmp_path):
     assert there.halo_px >= there.generator.receptive_radius_px
 
 
+def test_a_checkpoint_of_one_direction_tells_its_generator_and_refuses_the_other(tmp_path):
+    path = checkpoint(tmp_path / "toy.ckpt")
+    content = torch.load(path, weights_only=True)
+    for part, found in (("state_dict", "generator_back."), ("hyper_parameters", "generator_back")):
+        kept = {key: value for key, value in content[part].items() if key.startswith(found)}
+        content[part] = {key.replace("_back", ""): value for key, value in kept.items()}
+    content["rsgeo_gan"]["generators"] = {"target_to_source": "generator"}
+    torch.save(content, path)
+    assert Translator.load(path, "target_to_source").generator.in_channels == 2
+    with pytest.raises(CheckpointError, match="source_to_target"):
+        Translator.load(path, "source_to_target")
+
+
 def test_a_published_checkpoint_gives_its_recipe(tmp_path):
     path = checkpoint(tmp_path / "x.ckpt")
     named = path.rename(tmp_path / f"translation-{digest_of(path)[:12]}.ckpt")

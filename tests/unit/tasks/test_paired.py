@@ -162,6 +162,13 @@ def test_networks_for_other_band_counts_are_refused_by_name() -> None:
         made.setup("fit")
 
 
+def test_odd_sizes_are_taken() -> None:
+    given = {key: value[..., :31, :29] if value.ndim == 4 else value for key, value in batch(0.3).items()}
+    made = task()
+    assert made.prepare(dict(given))["fake_target"].shape == (2, 2, 31, 29)
+    assert all(torch.isfinite(term) for term in terms(made, given).values())
+
+
 def test_sides_of_unequal_size_are_refused() -> None:
     given = batch()
     given["image_target"] = given["image_target"][..., :30]

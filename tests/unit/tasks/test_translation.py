@@ -130,6 +130,17 @@ def test_garbage_under_nodata_changes_no_term() -> None:
         torch.testing.assert_close(value, second.found[name], atol=1e-6, rtol=0, msg=name)
 
 
+def test_pure_nodata_gives_terms_that_are_finite_and_move_nothing() -> None:
+    made, given = task(), batch()
+    for key in ("mask_valid", "mask_valid_target"):
+        given[key].zero_()
+    ready = made.prepare(given)
+    terms = [*made.discriminator_terms(ready).values(), *made.generator_terms(ready).values()]
+    assert all(torch.isfinite(term) for term in terms)
+    sum(terms).backward()
+    assert all(p.grad is None or not p.grad.any() for p in made.parameters())
+
+
 def test_real_and_fake_reach_a_discriminator_with_one_footprint() -> None:
     made = task()
     seen: list[Tensor] = []
