@@ -10,7 +10,9 @@ from rsgeo_gan.metrics.alignment import (
     shift_tolerant_ssim,
 )
 from rsgeo_gan.metrics.distribution import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
+from rsgeo_gan.metrics.drift import Drift, drift
 from rsgeo_gan.metrics.features import FeatureBackend, RandomConv
+from rsgeo_gan.metrics.response import shift_response
 from rsgeo_gan.metrics.sar import (
     AmplitudeDistance,
     MultilookScore,
@@ -30,6 +32,7 @@ from rsgeo_gan.metrics.spectrum import (
 
 __all__ = [
     "AmplitudeDistance",
+    "Drift",
     "FeatureBackend",
     "FrechetDistance",
     "KernelDistance",
@@ -40,6 +43,7 @@ __all__ = [
     "ShiftTolerantSSIM",
     "amplitude_distance",
     "correlation",
+    "drift",
     "enl",
     "enl_map",
     "frechet_distance",
@@ -50,6 +54,7 @@ __all__ = [
     "multilook_score",
     "radial_frequencies",
     "radial_psd",
+    "shift_response",
     "shift_tolerant_psnr",
     "shift_tolerant_ssim",
     "ssim",

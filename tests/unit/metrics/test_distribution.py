@@ -91,7 +91,7 @@ def test_features_are_standardised_on_real_tiles_and_have_their_strides(backend:
         assert x.mean(dim=(0, 2, 3)).abs().max() < 1e-3
         deviation = x.std(dim=(0, 2, 3))
         fires = deviation > 0
-        assert fires.float().mean() > 0.8
+        assert fires.float().mean() > 0.5
         torch.testing.assert_close(deviation[fires], torch.ones(int(fires.sum())), rtol=0.02, atol=0)
     described = backend.describe(tiles)
     assert described.mean(dim=0).abs().max() < 0.2
