@@ -54,13 +54,13 @@ def tiling(translator: Translator, tile_px: int = 512) -> Tiling:
         ExportError: If no tile of reasonable size does.
     """
     stride = translator.stride
-    side = -(-tile_px // stride) * stride
-    while side <= _LARGEST_TILE_PX:
+    doubled = [tile_px * 2**n for n in range(7)]
+    for wanted in (*(side for side in doubled if side < _LARGEST_TILE_PX), _LARGEST_TILE_PX):
+        side = -(-wanted // stride) * stride
         for percent in range(67):
             overlap = int(side * percent / 100 * 2) // 2
             if overlap // 2 >= translator.halo_px and (side - overlap) % stride == 0:
                 return Tiling(side, percent, overlap)
-        side *= 2
     raise ExportError(
         f"{translator.direction}: no tile of {tile_px} to {_LARGEST_TILE_PX} px holds a halo of {translator.halo_px} "
         "px on each side; the network sees too far for Deepness. Use rsgeo-gan generate, or export with --no-onnx."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ __all__ = ["Evidence", "Score", "gather", "own_tiles"]
 
 _SHOWN = ("correlation_multilook", "ssim_multilook", "spectrum_db", "amplitude_ks")
 """Measures of a report that a card shows."""
+
+
+_SCENES = ("rsgeo:source_item", "rsgeo:target_item")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,9 @@ def gather(stored: Stored, tiles: Path | None) -> Evidence:
     }
     if isinstance(content.get("epoch"), int):
         known["epochs"] = content["epoch"] + 1
+    if tiles is not None and known["facts"].get("tiles") not in (None, TileSet(tiles, "train").digest()):
+        _log.warning("%s: not the tiles that the checkpoint was trained on; the card tells nothing about them", tiles)
+        tiles = None
     if tiles is not None:
         found = TileSet(tiles)
         pairs = sorted({tile.pair for tile in found.tiles})
@@ -105,7 +113,7 @@ def gather(stored: Stored, tiles: Path | None) -> Evidence:
         known |= {
             "splits": dict(Counter(tile.split for tile in found.tiles)),
             "pairs": len(pairs),
-            "scenes": tuple(sorted({name for pair in pairs for name in pair.split("__")})),
+            "scenes": tuple(sorted({str(item.properties[key]) for item in found.manifest for key in _SCENES})),
             "geometry": whole.__geo_interface__,
             "period": (min(tile.when for tile in found.tiles), max(tile.when for tile in found.tiles)),
         }

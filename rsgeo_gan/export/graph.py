@@ -77,15 +77,21 @@ def traced(translator: Translator, stored: StoredValues) -> Any:
         )
         model = program.model_proto
     except Exception as error:  # the exporter fails in many ways, each with its own class
-        kind = type(translator.generator).__name__
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ExportError(
-            f"{translator.direction}: {kind} cannot be written as ONNX ({lines[0][:200]}); use operators that "
-            "torch.onnx knows and no size-dependent branches, or leave ONNX out (--no-onnx)."
+            f"{translator.direction}: {type(translator.generator).__name__} has no form in ONNX ({_reason(error)}). "
+            "Use operators that torch.onnx knows and no branches on the size, or leave ONNX out (--no-onnx)."
         ) from error
     _strip(model)
     model.ir_version = _IR_VERSION
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what an error goes back to; the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _strip(model: Any) -> None:

@@ -1,6 +1,6 @@
 """Describes an exported model as a STAC item of the Machine Learning Model extension.
 
-Reference: stac-extensions/mlm, v1.5.2.
+Reference: stac-extensions/mlm, v1.4.0.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from rsgeo_gan.export.physical import StoredValues
 from rsgeo_gan.inference import Translator
 from rsgeo_gan.inference.checkpoints import Stored
 
-__all__ = ["MLM", "model_item"]
+__all__ = ["EO", "MLM", "model_item"]
 
-MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
+MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+"""The newest version that pystac reads as an extension."""
+EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
+"""Gives the item its `eo:bands`, which the bands of inputs and outputs refer to."""
+
 _FREE = -1
 """Size of an axis of any length."""
 
@@ -97,7 +101,7 @@ def model_item(
                 for scaler in [stored.facts.scaler(side)]
             },
         },
-        "bands": [
+        "eo:bands": [
             {"name": band, "description": f"{scaler.sensor}, {scaler.unit}"}
             for scaler in (stored.facts.source, stored.facts.target)
             for band in scaler.bands
@@ -113,7 +117,7 @@ def model_item(
         start_datetime=start,
         end_datetime=end,
         properties=properties,
-        stac_extensions=[MLM],
+        stac_extensions=[MLM, EO],
     )
     for file, title in files.items():
         roles, fields, media_type = _ROLES[Path(file).suffix]
