@@ -1,143 +1,230 @@
-"""One CycleGAN training step: our task against a plain step on the same networks.
+"""One CycleGAN training step: our task and its options, against the CycleGAN authors' program where it is at hand.
 
-    python tests/benchmarks/bench_training.py --width 64 --size 256
+    python tests/benchmarks/bench_training.py --width 64 --blocks 9 --size 256 --threads 2 --reference DIR
 
-The plain step runs every generator for itself (two translations, two cycles, two identity passes) and the
-discriminators once for the generators and twice for themselves, with ordinary Adam, as the first implementations did.
-Ours leaves out identity, which has no meaning between unlike sensors; the middle row leaves it out of the plain step.
+DIR is a checkout of junyanz/pytorch-CycleGAN-and-pix2pix; its own model class makes the step, on images in memory.
+Both see two bands on either side, batch 1, pool of 50. `--only` keeps the cases of the names given, semicolons
+between them. Times are CPU seconds of the process, which other work on the machine disturbs least; believe the
+ratios, for which all cases run in turn.
 """
 
 from __future__ import annotations
 
-import itertools
+import argparse
 import logging
 import statistics
+import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
 from common import arguments, interleave, quiet, ratios, table
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss
+from torch.utils.flop_counter import FlopCounterMode
+
+Step = Callable[[], None]
+Case = tuple[Step, dict[str, list[nn.Module]]]
+"""A step, and the generators and discriminators whose passes are counted."""
 
 
-def networks(width: int, blocks: int) -> list[nn.Module]:
-    from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator
+def reference(folder: str, options: argparse.Namespace, images: tuple[Tensor, Tensor], identity: float) -> Case:
+    """The other project's model, driven as its own training loop drives it."""
+    sys.path.insert(0, folder)
+    from models.cycle_gan_model import CycleGANModel
 
-    torch.manual_seed(0)
-    there, back = (ResNetGenerator(2, 2, width=width, blocks=blocks) for _ in range(2))
-    return [there, back, PatchDiscriminator(2, width=width), PatchDiscriminator(2, width=width)]
-
-
-def plain(width: int, blocks: int, images: tuple[Tensor, Tensor], *, identity: bool) -> Callable[[], None]:
-    there, back, judge, judge_back = networks(width, blocks)
-    settings = {"lr": 2e-4, "betas": (0.5, 0.999)}
-    generators = torch.optim.Adam(itertools.chain(there.parameters(), back.parameters()), **settings)
-    judges = torch.optim.Adam(itertools.chain(judge.parameters(), judge_back.parameters()), **settings)
-    a, b = images
-
-    def towards(logits: Tensor, value: float) -> Tensor:
-        return mse_loss(logits, torch.full_like(logits, value))
-
-    def step() -> None:
-        fake_b, fake_a = there(a), back(b)
-        loss = 10 * (l1_loss(back(fake_b), a) + l1_loss(there(fake_a), b))
-        loss = loss + towards(judge(fake_b), 1) + towards(judge_back(fake_a), 1)
-        if identity:
-            loss = loss + 5 * (l1_loss(there(b), b) + l1_loss(back(a), a))
-        judge.requires_grad_(False)
-        judge_back.requires_grad_(False)
-        generators.zero_grad()
-        loss.backward()
-        generators.step()
-        judge.requires_grad_(True)
-        judge_back.requires_grad_(True)
-        judges.zero_grad()
-        for network, real, fake in ((judge, b, fake_b), (judge_back, a, fake_a)):
-            (0.5 * towards(network(real), 1) + 0.5 * towards(network(fake.detach()), 0)).backward()
-        judges.step()
-
-    return step
-
-
-def ours(width: int, blocks: int, images: tuple[Tensor, Tensor], precision: str) -> Callable[[], None]:
-    """A whole step of the task under Lightning, without data loading and logging to disk."""
-    from lightning.pytorch import Trainer
-    from torch.utils.data import DataLoader
-
-    from rsgeo_gan.tasks import CycleTranslation
-
-    task = CycleTranslation(*networks(width, blocks), weights={"pair": 0.0}, pool_size=0)
-    a, b = (image[0] for image in images)
-    mask = torch.ones(1, *a.shape[1:])
-    sample = {
-        "image": a,
-        "image_target": b,
-        "mask_valid": mask,
-        "mask_valid_target": mask,
-        "mask_confidence": mask,
-        "residual_px": torch.tensor(0.0),
-        "confidence": torch.tensor(1.0),
-        "tile": torch.tensor(0),
-    }
+    given = {
+        "isTrain": True, "gpu_ids": [], "preprocess": "none", "checkpoints_dir": folder, "name": "x",
+        "input_nc": 2, "output_nc": 2, "ngf": options.width, "ndf": options.width, "n_layers_D": 3, "netD": "basic",
+        "netG": f"resnet_{options.blocks}blocks", "norm": "instance", "no_dropout": True, "init_type": "normal",
+        "init_gain": 0.02, "gan_mode": "lsgan", "pool_size": 50, "lr": 2e-4, "beta1": 0.5, "direction": "AtoB",
+        "lambda_A": 10.0, "lambda_B": 10.0, "lambda_identity": identity,
+    }  # fmt: skip
+    with redirect_stdout(None):
+        model = CycleGANModel(argparse.Namespace(**given))
+    batch = {"A": images[0], "B": images[1], "A_paths": "", "B_paths": ""}
 
     def step() -> None:
-        trainer.fit(task, DataLoader([sample], batch_size=1))
+        model.set_input(batch)
+        model.optimize_parameters()
 
-    trainer: Any = None
+    return step, {"G": [model.netG_A, model.netG_B], "D": [model.netD_A, model.netD_B]}
 
-    def timed() -> float:
-        nonlocal trainer
-        from lightning.pytorch import Callback
 
-        class Clock(Callback):
-            seconds = 0.0
+class Paced:
+    """A training under Lightning, in a thread of its own, that makes one step whenever it is asked to."""
 
+    def __init__(self, task: Any, sample: dict[str, Tensor], precision: str, threads: int) -> None:
+        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.error: BaseException | None = None
+        self.work = (task, sample, precision, threads)
+        self.started = False
+
+    def __call__(self) -> None:
+        if not self.started:
+            threading.Thread(target=self._train, daemon=True).start()
+            self.started = True
+        self.go.release()
+        self.done.acquire()
+        if self.error is not None:
+            raise self.error
+
+    def _train(self) -> None:
+        from lightning.pytorch import Callback, Trainer
+        from torch.utils.data import DataLoader
+
+        outer = self
+
+        class Wait(Callback):
             def on_train_batch_start(self, *_: Any) -> None:
-                self.started = time.perf_counter()
+                outer.go.acquire()
 
             def on_train_batch_end(self, *_: Any) -> None:
-                self.seconds = time.perf_counter() - self.started
+                outer.done.release()
 
-        clock = Clock()
-        trainer = Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            precision=precision,
-            callbacks=[clock],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        task, sample, precision, threads = self.work
+        torch.set_num_threads(threads)
+        try:
+            trainer = Trainer(
+                max_epochs=1,
+                accelerator="cpu",
+                precision=precision,
+                callbacks=[Wait()],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(task, DataLoader([sample] * 10_000, batch_size=1))
+        except BaseException as error:
+            self.error = error
+            self.done.release()
+
+
+def ours(
+    options: argparse.Namespace,
+    images: tuple[Tensor, Tensor],
+    precision: str = "32-true",
+    joined: bool = True,
+    **more: Any,
+) -> Case:
+    """A whole step of the task under Lightning, without data loading and logging to disk."""
+    from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator
+    from rsgeo_gan.tasks import CycleTranslation
+
+    torch.manual_seed(0)
+    generators = [ResNetGenerator(2, 2, width=options.width, blocks=options.blocks) for _ in range(2)]
+    judges = [PatchDiscriminator(2, width=options.width) for _ in range(2)]
+    task = CycleTranslation(*generators, *judges, **{"weights": {"pair": 0.0}, **more})
+    task._joins = joined
+    mask = torch.ones(1, *images[0].shape[-2:])
+    sample = {
+        "image": images[0][0],
+        "image_target": images[1][0],
+        "mask_valid": mask,
+        "mask_valid_target": mask,
+        "confidence": torch.tensor(1.0),
+    }
+    return Paced(task, sample, precision, options.threads), {"G": generators, "D": judges}
+
+
+def passes(case: Case) -> tuple[str, float]:
+    """Count samples through the networks, forward and backward, and the multiplications and additions of one step."""
+    step, networks = case
+    counts = dict.fromkeys(("G", "G back", "D", "D back"), 0)
+
+    def counted(kind: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            counts[kind] += len(args[0])
+            if out.requires_grad:
+                out.register_hook(lambda grad: counts.update({f"{kind} back": counts[f"{kind} back"] + len(grad)}))
+
+        return hook
+
+    handles = [net.register_forward_hook(counted(kind)) for kind, nets in networks.items() for net in nets]
+    with FlopCounterMode(display=False) as counter:
         step()
-        return clock.seconds
+    for handle in handles:
+        handle.remove()
+    return "{G}/{G back}, {D}/{D back}".format(**counts), counter.get_total_flops() / 1e9
+
+
+def clocked(step: Callable[[], Any]) -> Callable[[], float]:
+    """Measure the CPU seconds of a step, all threads together."""
+
+    def timed() -> float:
+        start = time.process_time()
+        step()
+        return time.process_time() - start
 
     return timed
 
 
+def matmul_gflops() -> float:
+    """What a large float32 matrix product reaches here, GFLOP per CPU second: the best of five."""
+    a = torch.rand(2048, 2048)
+    took = interleave({"matmul": clocked(lambda: torch.mm(a, a))}, 5)["matmul"]
+    return 2 * 2048**3 / 1e9 / min(took)
+
+
 def main() -> None:
     quiet()
-    options = arguments(__doc__.splitlines()[0], width=32, blocks=3, size=128, rounds=3, threads=1)
+    options = arguments(
+        __doc__.splitlines()[0], width=32, blocks=6, size=128, rounds=5, threads=1, reference="", only=""
+    )
     torch.set_num_threads(options.threads)
     import lightning.pytorch  # noqa: F401  (sets its own level when imported)
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(1)
-    images = tuple(torch.rand(1, 2, options.size, options.size) * 2 - 1 for _ in range(2))
-    common = (options.width, options.blocks, images)
-    cases = {
-        "plain step, with identity": plain(*common, identity=True),
-        "plain step, without identity": plain(*common, identity=False),
-        "rsgeo_gan CycleTranslation, fp32": ours(*common, "32-true"),
-        "rsgeo_gan CycleTranslation, bf16": ours(*common, "bf16-mixed"),
+    images = (
+        torch.rand(1, 2, options.size, options.size) * 2 - 1,
+        torch.rand(1, 2, options.size, options.size) * 2 - 1,
+    )
+    with_identity = {"weights": {"pair": 0.0, "identity": 5.0}}
+    recipes: dict[str, Callable[[], Case]] = {
+        "ours": lambda: ours(options, images),
+        "ours, identity": lambda: ours(options, images, **with_identity),
+        "ours, passes not joined": lambda: ours(options, images, joined=False),
+        "ours, fused off": lambda: ours(options, images, fused=False),
+        "ours, channels_last": lambda: ours(options, images, channels_last=True),
+        "ours, bf16": lambda: ours(options, images, "bf16-mixed"),
+        "ours, bf16, channels_last": lambda: ours(options, images, "bf16-mixed", channels_last=True),
+        "ours, compile": lambda: ours(options, images, compile=True),
+        "ours, bf16, compile": lambda: ours(options, images, "bf16-mixed", compile=True),
     }
-    seconds = interleave(cases, options.rounds)
-    faster = ratios(seconds, "plain step, with identity")
-    rows = [[name, f"{statistics.median(seconds[name]):.2f}", faster[name]] for name in cases]
-    title = f"CycleGAN step, batch 1, {options.size} px, width {options.width}, {options.blocks} blocks"
-    table(title, ["step", "s", "speed"], rows)
+    if options.reference:
+        recipes |= {
+            "reference": lambda: reference(options.reference, options, images, 0.5),
+            "reference, identity off": lambda: reference(options.reference, options, images, 0.0),
+        }
+    words = options.only.split(";") if options.only else [""]
+    cases = {name: make() for name, make in recipes.items() if any(word == name or not word for word in words)}
+    found = {name: passes(case) for name, case in cases.items() if "compile" not in name}
+    peak = matmul_gflops()
+    seconds = interleave({name: clocked(case[0]) for name, case in cases.items()}, options.rounds)
+    baseline = "reference" if "reference" in cases else next(iter(cases))
+    faster = ratios(seconds, baseline)
+    rows = []
+    for name in cases:
+        count, work = found.get(name, ("", 0.0))
+        took = statistics.median(seconds[name])
+        rate = f"{work:.0f}, {work / min(seconds[name]) / peak:.0%}" if work else ""
+        rows.append([name, f"{took:.2f}", faster[name], count, rate])
+    title = (
+        f"CycleGAN step, batch 1, {options.size} px, width {options.width}, {options.blocks} blocks, "
+        f"{options.threads} threads, {options.rounds} rounds"
+    )
+    heads = [
+        "step",
+        "CPU s",
+        f"speed to {baseline}",
+        "images through G, D forward/back",
+        f"GFLOP, of {peak:.0f} GFLOP/s",
+    ]
+    table(title, heads, rows)
 
 
 if __name__ == "__main__":
