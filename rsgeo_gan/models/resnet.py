@@ -7,6 +7,7 @@ plain strides and transposed convolutions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +137,7 @@ class ResNetGenerator(nn.Module):
         self.up2 = UpBlock(2 * width, width)
         self.head = nn.Conv2d(width, out_channels, 7)
         self.noise = nn.Conv2d(noise_channels, out_channels, 3, bias=False) if noise_channels else None
+        self.noise_skew = nn.Parameter(torch.zeros(out_channels)) if noise_channels else None
         init_normal(self)
 
     @property
@@ -157,7 +159,7 @@ class ResNetGenerator(nn.Module):
             x: Image, shape (B, C, H, W), model domain [-1, 1].
             mask: Validity, shape (B, 1, H, W), 1 valid; what lies under 0 changes no valid output.
             noise: Only with `noise_channels`: standard normal noise, shape (B, noise_channels, H, W), or a
-                random generator to draw it from, or None for zeros (the deterministic answer).
+                random generator to draw it from, or None for no speckle (the deterministic answer).
 
         Returns:
             Image, shape (B, C', H, W), float32 in [-1, 1].
@@ -213,6 +215,9 @@ class ResNetGenerator(nn.Module):
     def speckled(self, image: Tensor, noise: Tensor | torch.Generator | None) -> Tensor:
         """Add noise to an image made without, as speckle is in dB: additive, alike everywhere, correlated over 3 px.
 
+        Filtered noise u becomes u + b (u² - E u²), b learnt per band: speckle in dB is log-gamma, with a tail of dark
+        pixels. Symmetric noise of four looks' spread in dB has the intensity's variance of three looks.
+
         Args:
             image: What the network made, shape (B, C', H, W).
             noise: As in `forward`; the image comes back unchanged when it is None.
@@ -224,9 +229,18 @@ class ResNetGenerator(nn.Module):
             ValueError: If the noise's shape is wrong.
         """
         drawn = self._noise(noise, image)
-        if self.noise is None or drawn is None:
+        if self.noise is None or self.noise_skew is None or drawn is None:
             return image
-        return (image + self.noise(pad_edges(drawn, 1, 1, 1, 1))).clamp(-1, 1)
+        filtered = self.noise(pad_edges(drawn, 1, 1, 1, 1))
+        variance = self.noise.weight.square().sum(dim=(1, 2, 3))[:, None, None].to(filtered.dtype)
+        skewed = self.noise_skew[:, None, None] * (filtered.square() - variance)
+        return (image + filtered + skewed).clamp(-1, 1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take weights from before the noise had a skew as having none."""
+        if self.noise_skew is not None:
+            state_dict.setdefault(f"{prefix}noise_skew", torch.zeros_like(self.noise_skew))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def encode(self, x: Tensor, stages: int = 3, mask: Tensor | None = None, antialias: bool | None = None) -> Tensor:
         """Return the features after the first `stages` (1 to 3) encoding stages; see `ResNetEncoder`."""

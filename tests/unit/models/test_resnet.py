@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rsgeo_gan.metrics import enl
 from rsgeo_gan.models import ResNetEncoder, ResNetGenerator, UpBlock, collecting
 
 
@@ -185,3 +186,33 @@ def test_speckle_is_added_to_the_finished_image_and_alike_everywhere() -> None:
     added = [generator(image, noise=noise) - generator(image) for image in (one, other)]
     torch.testing.assert_close(added[0], added[1], atol=1e-6, rtol=0)
     assert added[0].std() > 0.01
+
+
+def test_skewed_noise_has_spread_and_looks_of_speckle_where_symmetric_noise_has_too_few_looks() -> None:
+    """Four looks: deviation 2.314 dB, skewness -0.53; an intensity symmetric in dB has ENL 3.05 then."""
+    torch.manual_seed(0)
+    per_db = 1 / 12.5
+    generator = ResNetGenerator(1, 1, width=4, blocks=0, noise_channels=1)
+    clean, noise = torch.zeros(1, 1, 256, 256), torch.randn(1, 1, 256, 256)
+    found = []
+    for skew in (0.0, -0.038):
+        sigma_db = ((-1 + (1 + 8 * skew**2 * 2.314**2) ** 0.5) / (4 * skew**2)) ** 0.5 if skew else 2.314
+        with torch.no_grad():
+            generator.noise.weight.zero_()
+            generator.noise.weight[0, 0, 1, 1] = sigma_db * per_db
+            generator.noise_skew.fill_(skew / per_db)
+            db = generator.speckled(clean, noise) / per_db
+        assert db.mean().abs() < 0.05
+        assert db.std().item() == pytest.approx(2.314, rel=0.02)
+        found.append(enl(10 ** (db / 10)).item())
+    assert found[0] == pytest.approx(3.05, rel=0.03)
+    assert found[1] == pytest.approx(4.0, rel=0.05)
+
+
+def test_weights_from_before_the_skew_load_and_draw_symmetric_noise() -> None:
+    made = ResNetGenerator(1, 2, width=4, blocks=0, noise_channels=2)
+    state = {name: value for name, value in made.state_dict().items() if name != "noise_skew"}
+    with torch.no_grad():
+        made.noise_skew.fill_(0.5)
+    made.load_state_dict(state)
+    assert not made.noise_skew.any()
