@@ -68,8 +68,8 @@ def drift(pred: Tensor, target: Tensor, mask: Tensor | None = None, radius_px: f
         return Drift(nothing, nothing)
     steps = round(radius_px / _STEP_PX) + 1
     offsets = torch.arange(-steps, steps + 1, device=weight.device, dtype=torch.float64) * _STEP_PX
-    spectra = [_spectrum(v, weight) for v in sides]
-    matched = _correlation(*spectra, offsets, _CUT).sum(dim=1)  # (B, dy, dx)
+    spectrum_pred, spectrum_target = (_spectrum(v, weight) for v in sides)
+    matched = _correlation(spectrum_pred, spectrum_target, offsets, _CUT).sum(dim=1)  # (B, dy, dx)
     windows = torch.fft.fft2(weight, s=_padded(h, w))
     overlap = _correlation(windows, windows, offsets, math.inf).sum(dim=1)
     shift = _peak(matched.sum(dim=0) / overlap.sum(dim=0), offsets)
