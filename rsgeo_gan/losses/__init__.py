@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rsgeo_gan.losses.adversarial import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Wasserstein
 from rsgeo_gan.losses.alignment import PairLoss
+from rsgeo_gan.losses.contrast import PatchNCE
 from rsgeo_gan.losses.correspondence import Combined, Correspondence, PooledL1, ShiftTolerantL1
 from rsgeo_gan.losses.penalties import gradient_penalty, interpolated_penalty, r1, r2
 from rsgeo_gan.losses.reconstruction import masked_l1, masked_mean, total_variation
@@ -18,6 +19,7 @@ __all__ = [
     "LeastSquares",
     "NonSaturating",
     "PairLoss",
+    "PatchNCE",
     "PooledL1",
     "RegistrationHead",
     "ShiftTolerantL1",

@@ -3,7 +3,7 @@
 Misalignment is taken as noise of the labels that a second network explains, so that the generator need not blur.
 
 Reference: Kong et al., 2021, arXiv:2110.06465 (RegGAN). Ours are the bound in pixels, the trial shifts the network
-looks at, and the penalty of a constant offset.
+looks at, and that a constant offset is not forgiven.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _CELL = 2
 """Pixels averaged before trial shifts are compared: a sixth of the work, and a quarter of the speckle's power."""
 _WINDOWS = (5, 13)
 """Cells along one side of the neighbourhoods that a trial shift is judged by, besides the whole image."""
+_SHARPNESS = (0.0, 2.0, 18.0)
+"""How much a relative difference in the neighbourhoods, the smallest first, counts at the beginning."""
 _GAIN = 100.0
 """Brings the step of an optimiser made for convolutions to the size of a sharpness."""
 _NODE = 4 * _CELL
@@ -38,31 +40,21 @@ class DisplacementNet(nn.Module):
     """Displacement between two images of one kind: the mean of trial shifts, weighted by how well they fit.
 
     A trial shift is judged around every node of a lattice in three neighbourhoods, the largest of which is the whole
-    image. How much each counts is learnt, and so is a correction by convolutions; at first all count the same, which
-    makes the displacement zero. No displacement beyond the trial shifts can come out.
+    image. How much each counts is learnt. Images that do not resemble each other fit nowhere better than elsewhere,
+    which makes the displacement zero; beyond the trial shifts it cannot go.
 
     Args:
         max_px: Bound of each component, in pixels.
-        width: Channels of the layers.
     """
 
     offsets: Tensor
 
-    def __init__(self, max_px: float = 8.0, width: int = 32) -> None:
+    def __init__(self, max_px: float = 8.0) -> None:
         super().__init__()
         self.reach = math.ceil(max_px / _CELL)
-        trials = (2 * self.reach + 1) ** 2
-        steps = torch.arange(-self.reach, self.reach + 1) * (max_px / self.reach)
+        steps = torch.arange(-self.reach, self.reach + 1.0).clamp(-max_px / _CELL, max_px / _CELL) * _CELL
         self.register_buffer("offsets", torch.cartesian_prod(steps, steps).flip(1).T.contiguous(), persistent=False)
-        self.sharpness = nn.Parameter(torch.tensor([*(0.0 for _ in _WINDOWS), 20.0 / _GAIN]))
-        self.layers = nn.Sequential(
-            nn.Conv2d((len(_WINDOWS) + 1) * trials, width, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(inplace=True),
-        )
-        self.last = nn.Conv2d(width, trials, 1, bias=False)
-        nn.init.normal_(self.last.weight, std=1e-3)
+        self.sharpness = nn.Parameter(torch.tensor(_SHARPNESS) / _GAIN)
 
     def forward(self, fake: Tensor, real: Tensor, mask: Tensor | None = None) -> Tensor:
         """Estimate where the content of `real` lies relative to `fake`.
@@ -73,12 +65,11 @@ class DisplacementNet(nn.Module):
             mask: Validity of both on two channels, (B, 2, H, W): of `fake`, then of `real`.
 
         Returns:
-            dx (right) and dy (down) at nodes 8 pixels apart, on the grid of `real`, pixels,
-            shape (B, 2, ceil(H / 8), ceil(W / 8)), float32.
+            dx (right) and dy (down) at nodes 8 pixels apart, on the grid of `real`, pixels, shape (B, 2, H / 8, W / 8)
+            rounded up, float32.
         """
-        costs = self.costs(fake, real, mask)  # (B, scales, trials, rows, columns)
-        score = self.last(self.layers(costs.flatten(1, 2))).float()
-        score = score - torch.einsum("s,bstrc->btrc", _GAIN * self.sharpness, costs)
+        costs = self.costs(fake, real, mask)  # (B, neighbourhoods, trials, rows, columns)
+        score = -torch.einsum("s,bstrc->btrc", _GAIN * self.sharpness.float(), costs)
         return torch.einsum("btrc,dt->bdrc", score.softmax(dim=1), self.offsets)
 
     @torch.no_grad()
@@ -123,19 +114,20 @@ def _relative(error: Tensor, count: Tensor) -> Tensor:
 class RegistrationHead(Correspondence):
     """Fakes are compared after a small network has moved them onto the image they are paired with.
 
+    Every pair may lie off by what it likes, but not all of them the same way, because then the generator would have
+    drifted from its geography and the network would be hiding it. So the running mean of the displacement is taken
+    out of it before the fake is moved: a constant offset remains in `aligned`, and the generator has to go back.
+    (An offset that all pairs have in common is hence learned into the product.)
+
     Terms: `aligned`, the mean absolute difference that is left; `smoothness`, squared first differences of the
-    displacement, (px/px)²; `offset`, the squared running mean of the displacement, px²: every pair may lie off by
-    what it likes, but not all of them the same way, because then the generator would have drifted from its geography
-    and the head would be hiding it. (An offset that all pairs have in common is hence learned into the product.)
+    displacement, (px/px)²; `offset`, the squared running mean, px², to be watched: it has no gradient of its own.
 
     Args:
         max_px: Bound of each component of the displacement, in pixels.
         pool: Side of the cells over which the moved fake and the real image are averaged before they are compared,
             in pixels: speckle, which no shift explains, counts less.
         smoothness: Weight of `smoothness`, relative to `aligned`.
-        offset: Weight of `offset`, relative to `aligned`.
         decay: Of the running mean, per step.
-        width: Channels of the networks.
 
     Attributes:
         mean_px: Running mean of dx and dy, one row for each direction, pixels.
@@ -150,9 +142,7 @@ class RegistrationHead(Correspondence):
         max_px: float = 8.0,
         pool: int = 1,
         smoothness: float = 10.0,
-        offset: float = 0.03,
-        decay: float = 0.998,
-        width: int = 32,
+        decay: float = 0.99,
     ) -> None:
         super().__init__()
         if max_px <= 0 or pool < 1 or not 0.0 <= decay < 1.0:
@@ -161,11 +151,9 @@ class RegistrationHead(Correspondence):
             )
         self.pool = pool
         self.decay = decay
-        self.head = DisplacementNet(max_px, width)
-        self.head_back = DisplacementNet(max_px, width)
-        self.factors: Mapping[str, float] = MappingProxyType(
-            {"aligned": 1.0, "smoothness": smoothness, "offset": offset}
-        )
+        self.head = DisplacementNet(max_px)
+        self.head_back = DisplacementNet(max_px)
+        self.factors: Mapping[str, float] = MappingProxyType({"aligned": 1.0, "smoothness": smoothness, "offset": 1.0})
         self.register_buffer("mean_px", torch.zeros(2, 2))
 
     def forward(
@@ -213,24 +201,23 @@ class RegistrationHead(Correspondence):
     ) -> dict[str, Tensor]:
         nodes = (self.head, self.head_back)[way](fake, real, stacked(mask_fake, mask_real, real))
         shift = _spread(nodes, real)
-        warped, valid = moved(fake, shift, mask_fake)
+        centre = self._centre(way, shift.detach(), mask_real)
+        warped, valid = moved(fake, shift - centre[:, None, None], mask_fake)
         if mask_real is not None:
             valid = valid * mask_real.float()
         steep = [nodes.diff(dim=dim).div(_NODE).square() for dim in (2, 3)]
         return {
             "aligned": pooled_l1(warped, real, valid, self.pool, weight),
             "smoothness": torch.stack([part.mean() if part.numel() else part.sum() for part in steep]).sum(),
-            "offset": self._offset(way, shift, valid),
+            "offset": centre.square().sum(),
         }
 
-    def _offset(self, way: int, shift: Tensor, valid: Tensor) -> Tensor:
-        """Square the running mean; its gradient goes through the share of this batch as if it were all of it."""
-        if not valid.any():
-            return shift.sum() * 0.0
-        here = torch.stack([masked_mean(shift[:, k : k + 1], valid) for k in (0, 1)])
-        if self.training and torch.is_grad_enabled():
-            self.mean_px[way].lerp_(here.detach(), 1.0 - self.decay)
-        return (self.mean_px[way].clone() + here - here.detach()).square().sum()
+    def _centre(self, way: int, shift: Tensor, mask: Tensor | None) -> Tensor:
+        """Bring the running mean up to date while training; (dx, dy)."""
+        if self.training and torch.is_grad_enabled() and (mask is None or bool(mask.any())):
+            here = torch.stack([masked_mean(shift[:, k : k + 1], mask) for k in (0, 1)])
+            self.mean_px[way].lerp_(here, 1.0 - self.decay)
+        return self.mean_px[way].clone()
 
 
 def moved(image: Tensor, displacement: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rsgeo_gan.losses import Combined, Correspondence, PairLoss, PooledL1, RegistrationHead, ShiftTolerantL1
+from rsgeo_gan.losses import Combined, Correspondence, PairLoss, PatchNCE, PooledL1, RegistrationHead, ShiftTolerantL1
 from rsgeo_gan.losses.alignment import strict_mask
 from rsgeo_gan.models import ResNetGenerator
 
@@ -251,6 +251,7 @@ def _main(terms: dict[str, torch.Tensor]) -> torch.Tensor:
     [
         PairLoss(),
         PairLoss(antialias=False),
+        PatchNCE(taps=("down1", "down2"), positions=1024),
         PooledL1(),
         ShiftTolerantL1(),
         ShiftTolerantL1(pool=3),
