@@ -5,7 +5,7 @@ Reference: Lin et al., 2020, arXiv:2004.04634 (TuiGAN).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 from rsgeo_gan.losses import AdversarialLoss, Wasserstein, interpolated_penalty, masked_l1, total_variation
 from rsgeo_gan.models import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.pyramid import Level
-from rsgeo_gan.provenance import Direction, sides
+from rsgeo_gan.provenance import sides
 from rsgeo_gan.tasks.base import Batch, Terms
-from rsgeo_gan.tasks.scoring import IMAGE, MASK, Channels, TranslationTask, holes
+from rsgeo_gan.tasks.scoring import IMAGE, MASK, TranslationTask, holes
 
 __all__ = ["SinglePairTranslation"]
 
@@ -113,21 +113,6 @@ class SinglePairTranslation(TranslationTask):
         }
         self.active, self.frozen = scales[0], 0
         super().__init__(weights={"identity": float(equal), **(weights or {})}, lr=lr, decay_share=decay_share, **more)
-
-    @classmethod
-    def channels(cls, arguments: Mapping[str, Any]) -> Channels:
-        """Return which side's bands each network takes and gives."""
-        return {
-            "generator": {"in_channels": ("source",), "out_channels": ("target",)},
-            "generator_back": {"in_channels": ("target",), "out_channels": ("source",)},
-            "discriminator": {"in_channels": ("target",)},
-            "discriminator_back": {"in_channels": ("source",)},
-        }
-
-    @classmethod
-    def directions(cls, arguments: Mapping[str, Any]) -> dict[Direction, str]:
-        """Return the generator of each direction."""
-        return {"source_to_target": "generator", "target_to_source": "generator_back"}
 
     def on_train_start(self) -> None:
         """Bring everything, the scales too, to where the checkpoint left it."""

@@ -1,13 +1,12 @@
 """What all translation tasks share: which side a network sees, noise, scores, pictures, and the correspondence term.
 
-A subclass says by `channels` and `directions` what its networks see; its `prepare` adds, for the sides that it makes,
-`fake_<side>`, and `mask_both`; `clean_<side>` and `cycle_<side>` where it has them.
+`channels` and `directions` say what the networks see, and can be asked of the class. A subclass's `prepare` adds
+`fake_<side>` for the sides that it makes, `mask_both`, and `clean_<side>` and `cycle_<side>` where it has them.
 """
 
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -65,14 +64,22 @@ class TranslationTask(AdversarialTask):
         super().__init__(**more)
 
     @classmethod
-    @abstractmethod
     def channels(cls, arguments: Mapping[str, Any]) -> Channels:
-        """Return what the band counts of each network must be, for a task built with these arguments."""
+        """Return what the band counts of each network must be, for a task built with these arguments.
+
+        Those of a generator and a discriminator for each direction, unless overridden.
+        """
+        return {
+            "generator": {"in_channels": ("source",), "out_channels": ("target",)},
+            "generator_back": {"in_channels": ("target",), "out_channels": ("source",)},
+            "discriminator": {"in_channels": ("target",)},
+            "discriminator_back": {"in_channels": ("source",)},
+        }
 
     @classmethod
-    @abstractmethod
     def directions(cls, arguments: Mapping[str, Any]) -> dict[Direction, str]:
-        """Return the generator of each direction, for a task built with these arguments."""
+        """Return the generator of each direction, for a task built with these arguments; both unless overridden."""
+        return {"source_to_target": "generator", "target_to_source": "generator_back"}
 
     def configure_models(self) -> None:
         """Make modules of the networks, see which take masks, and let the correspondence term meet the generators."""

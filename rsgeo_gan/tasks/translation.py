@@ -14,10 +14,9 @@ from torch import nn
 
 from rsgeo_gan.losses import AdversarialLoss, Correspondence, LeastSquares, masked_l1
 from rsgeo_gan.models import logit_mask
-from rsgeo_gan.provenance import Direction
 from rsgeo_gan.tasks.base import Batch, Terms
 from rsgeo_gan.tasks.pool import ImagePool
-from rsgeo_gan.tasks.scoring import Channels, TranslationTask, holes
+from rsgeo_gan.tasks.scoring import TranslationTask, holes
 
 __all__ = ["CycleTranslation"]
 
@@ -82,21 +81,6 @@ class CycleTranslation(TranslationTask):
         }
         self.pools = (ImagePool(pool_size), ImagePool(pool_size))
         super().__init__(weights=weights, **more)
-
-    @classmethod
-    def channels(cls, arguments: Mapping[str, Any]) -> Channels:
-        """Return which side's bands each network takes and gives."""
-        return {
-            "generator": {"in_channels": ("source",), "out_channels": ("target",)},
-            "generator_back": {"in_channels": ("target",), "out_channels": ("source",)},
-            "discriminator": {"in_channels": ("target",)},
-            "discriminator_back": {"in_channels": ("source",)},
-        }
-
-    @classmethod
-    def directions(cls, arguments: Mapping[str, Any]) -> dict[Direction, str]:
-        """Return both directions and their generators."""
-        return {"source_to_target": "generator", "target_to_source": "generator_back"}
 
     def prepare(self, batch: Batch) -> Batch:
         """Add both translations, both cycles and the masks; four generator passes.
