@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rsgeo_gan.models.blocks import ConvBlock, ResidualBlock, UpBlock, fill_and_pad, init_normal, pad_edges, pool_mask
 
@@ -98,6 +99,24 @@ class ResNetEncoder(nn.Module):
         return 3 + per_stage * (self.tap_stride(tap) - 1)
 
 
+class _Direct(nn.Module):
+    """Joins what the network knows of a pixel's surroundings with the pixel itself, its brightness included."""
+
+    def __init__(self, in_channels: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.2), nn.Conv2d(channels, channels, 1), nn.LeakyReLU(0.2)
+        )
+        self.merge = nn.Conv2d(width + channels, width, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=0.2)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        return F.relu(self.merge(torch.cat([features, self.path(image.to(features.dtype))], dim=1)))
+
+
 class ResNetGenerator(nn.Module):
     """Translate an image: 7 x 7 stem, two downs, residual blocks, two ups, 7 x 7 head with tanh.
 
@@ -113,6 +132,8 @@ class ResNetGenerator(nn.Module):
         antialias: Blur before each stride. The ups interpolate linearly in either case.
         noise_channels: Channels of noise, added to the finished image through a 3 x 3 convolution of their own, see
             `speckled`. The rest of the network never sees them.
+        direct_channels: Channels of a path from input to head, pixel by pixel and without normalisation. Instance
+            normalisation takes the mean and contrast of a patch away; through this path brightness stays known.
     """
 
     taps = (*_STAGES, "blocks")
@@ -125,6 +146,7 @@ class ResNetGenerator(nn.Module):
         blocks: int = 9,
         antialias: bool = True,
         noise_channels: int = 0,
+        direct_channels: int = 0,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -139,6 +161,7 @@ class ResNetGenerator(nn.Module):
         self.noise = nn.Conv2d(noise_channels, out_channels, 3, bias=False) if noise_channels else None
         self.noise_skew = nn.Parameter(torch.zeros(out_channels)) if noise_channels else None
         init_normal(self)
+        self.direct = _Direct(in_channels, width, direct_channels) if direct_channels else None
 
     @property
     def stride(self) -> int:
@@ -168,7 +191,7 @@ class ResNetGenerator(nn.Module):
             ValueError: If the band count or the noise's shape is wrong.
         """
         features = self.forward_features(x, mask=mask)["blocks"]
-        return self.forward_head(features, (x.shape[-2], x.shape[-1]), mask=mask, noise=noise)
+        return self.forward_head(features, (x.shape[-2], x.shape[-1]), mask=mask, noise=noise, image=x)
 
     def forward_features(self, x: Tensor, taps: Sequence[str] = (), mask: Tensor | None = None) -> dict[str, Tensor]:
         """Compute inner features: always `blocks` (the head's input), and the named taps.
@@ -199,15 +222,25 @@ class ResNetGenerator(nn.Module):
         *,
         mask: Tensor | None = None,
         noise: Tensor | torch.Generator | None = None,
+        image: Tensor | None = None,
     ) -> Tensor:
-        """Decode the `blocks` features into an image of `size` (height, width; default: all they cover)."""
+        """Decode the `blocks` features into an image of `size` (height, width; default: all they cover).
+
+        Raises:
+            ValueError: If the network has a direct path and is not given the input `image`.
+        """
         h, w = size or (4 * features.shape[-2], 4 * features.shape[-1])
         right, bottom = 4 * features.shape[-1] - w, 4 * features.shape[-2] - h
+        if self.direct is not None and image is None:
+            raise ValueError("ResNetGenerator: a network with direct_channels decodes features with their `image`")
+        filled = None if image is None else fill_and_pad(image, mask, self.stride)[0]
         if mask is not None:
             mask = mask.to(features.dtype)
             mask = pad_edges(mask, 0, right, 0, bottom) if right or bottom else mask
         full, half, _ = _levels(mask)
         y = self.up2(self.up1(features, half), full)
+        if self.direct is not None and filled is not None:
+            y = self.direct(y, filled)
         y = self.head(pad_edges(y, 3, 3, 3, 3))[..., :h, :w]
         # bfloat16 cannot tell values apart near the ends of tanh.
         return self.speckled(torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32))), noise)

@@ -216,3 +216,22 @@ def test_weights_from_before_the_skew_load_and_draw_symmetric_noise() -> None:
         made.noise_skew.fill_(0.5)
     made.load_state_dict(state)
     assert not made.noise_skew.any()
+
+
+@pytest.mark.parametrize(("direct", "differs"), [(0, False), (8, True)])
+def test_only_the_direct_path_knows_how_bright_a_flat_patch_is(direct: int, differs: bool) -> None:
+    torch.manual_seed(0)
+    generator = ResNetGenerator(2, 1, width=4, blocks=1, direct_channels=direct).double()
+    dark, bright = (generator(torch.full((1, 2, 16, 16), value, dtype=torch.float64)) for value in (-0.8, 0.8))
+    assert ((dark - bright).abs().max() > 0.05) == differs
+
+
+def test_the_direct_path_sees_nothing_under_nodata_and_keeps_any_size() -> None:
+    generator = ResNetGenerator(2, 1, width=4, blocks=1, direct_channels=8)
+    mask = torch.ones(1, 1, 18, 21)
+    mask[..., :7] = 0
+    image = torch.randn(1, 2, 18, 21)
+    spoiled = torch.where(mask > 0, image, torch.full_like(image, torch.nan))
+    assert torch.equal(generator(image, mask)[..., 7:], generator(spoiled, mask)[..., 7:])
+    with pytest.raises(ValueError, match="with their `image`"):
+        generator.forward_head(torch.zeros(1, 16, 5, 6))
