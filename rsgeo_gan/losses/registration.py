@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsgeo_gan.losses.correspondence import Correspondence, pooled_l1, stacked
+from rsgeo_gan.losses.correspondence import Correspondence, both_valid, pooled_l1, stacked
 from rsgeo_gan.losses.reconstruction import masked_mean
 from rsgeo_gan.losses.shift import filled
 
@@ -201,7 +201,7 @@ class RegistrationHead(Correspondence):
     ) -> dict[str, Tensor]:
         nodes = (self.head, self.head_back)[way](fake, real, stacked(mask_fake, mask_real, real))
         shift = _spread(nodes, real)
-        centre = self._centre(way, shift.detach(), mask_real)
+        centre = self._centre(way, shift.detach(), both_valid(mask_fake, mask_real))
         warped, valid = moved(fake, shift - centre[:, None, None], mask_fake)
         if mask_real is not None:
             valid = valid * mask_real.float()
