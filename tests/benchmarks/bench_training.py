@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class Paced:
 
     def __init__(self, task: Any, sample: dict[str, Tensor], precision: str, threads: int) -> None:
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.around: AbstractContextManager[Any] = nullcontext()
         self.error: BaseException | None = None
         self.work = (task, sample, precision, threads)
         self.started = False
@@ -80,8 +81,10 @@ class Paced:
         class Wait(Callback):
             def on_train_batch_start(self, *_: Any) -> None:
                 outer.go.acquire()
+                outer.around.__enter__()
 
             def on_train_batch_end(self, *_: Any) -> None:
+                outer.around.__exit__(None, None, None)
                 outer.done.release()
 
         task, sample, precision, threads = self.work
@@ -144,8 +147,15 @@ def passes(case: Case) -> tuple[str, float]:
         return hook
 
     handles = [net.register_forward_hook(counted(kind)) for kind, nets in networks.items() for net in nets]
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    if isinstance(step, Paced):
+        # It counts the thread that it is entered in.
+        step.around = counter
         step()
+        step.around = nullcontext()
+    else:
+        with counter:
+            step()
     for handle in handles:
         handle.remove()
     return "{G}/{G back}, {D}/{D back}".format(**counts), counter.get_total_flops() / 1e9

@@ -92,15 +92,16 @@ class Gradients(Callback):
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulated_batches_equal_one_large_batch_also_those_left_at_the_end(accumulate: int) -> None:
+    # In float64, where nothing but the order of summation differs; normalisation amplifies float32's rounding to 1e-4.
+    # PooledL1 takes means over equally many valid pixels, so the mean over a batch is the mean of its samples' means.
     large, small = Gradients(), Gradients()
-    one = fit(translation(), accumulate, large)
-    many = fit(translation(accumulate=accumulate), 1, small)
+    one = fit(translation(), accumulate, large, precision="64-true")
+    many = fit(translation(accumulate=accumulate), 1, small, precision="64-true")
     assert len(large.steps) == len(small.steps) == -(-6 // accumulate)
     assert one.global_step == many.global_step
-    for name, gradient in large.steps[0].items():
-        torch.testing.assert_close(small.steps[0][name], gradient, rtol=1e-3, atol=1e-4)
-    for name, value in one.state_dict().items():
-        torch.testing.assert_close(many.state_dict()[name], value, rtol=0, atol=2e-5)
+    for expected, found in zip(large.steps, small.steps, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(dict(many.state_dict()), dict(one.state_dict()), rtol=0, atol=1e-13)
 
 
 def test_windows_cover_an_epoch_once() -> None:
@@ -144,7 +145,7 @@ def test_bfloat16_keeps_weights_and_terms_in_float32() -> None:
     for name in ("train_d/total", "train_g/total"):
         found, expected = mixed.trainer.callback_metrics[name], plain.trainer.callback_metrics[name]
         assert found.dtype == torch.float32
-        assert found == pytest.approx(float(expected), rel=0.05)
+        assert float(expected) != found == pytest.approx(float(expected), rel=0.05)
 
 
 def test_penalties_are_float32_under_bfloat16() -> None:
@@ -176,8 +177,7 @@ def test_compiled_networks_keep_their_names_and_are_called_compiled(monkeypatch:
 def test_memory_order_changes_no_result() -> None:
     usual, other = fit(translation(), 2), fit(translation(channels_last=True), 2)
     assert other.generator.head.weight.is_contiguous(memory_format=torch.channels_last)
-    for name, value in usual.state_dict().items():
-        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=2e-5)
+    torch.testing.assert_close(dict(other.state_dict()), dict(usual.state_dict()), rtol=0, atol=2e-5)
 
 
 def test_learning_rates_rise_by_steps() -> None:
@@ -261,7 +261,9 @@ def test_early_stopping_ends_finished_with_the_best_checkpoint_published(tmp_pat
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("mode", [False, True])
+# Graphs of torch.compile are guarded by an attribute that warns where it is looked at.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("mode", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_on_a_gpu_in_bfloat16_agrees_with_the_cpu(mode: bool) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
