@@ -21,7 +21,8 @@ from rsgeo_gan.errors import ExportError
 from rsgeo_gan.export import deepness, graph
 from rsgeo_gan.export.physical import StoredValues
 from rsgeo_gan.export.windows import from_scene
-from rsgeo_gan.inference import Translator, generate
+from rsgeo_gan.inference import Facts, Translator, generate
+from rsgeo_gan.models import ResNetGenerator
 from rsgeo_gan.sensors import SENSORS
 from tests.generation import EO_BANDS, EO_SCALER, SAR_SCALER, Run, run
 from tests.toy import ROOT, run_cli
@@ -77,13 +78,29 @@ def test_onnx_on_the_stored_scene_gives_the_product(made):
     assert np.nanmax(np.abs(answer - product)) <= MODEL_UNIT_DB
 
 
+@pytest.fixture(scope="module", params=["as exported", "direct path and noise"])
+def twins(request: pytest.FixtureRequest, made: Made, tmp_path_factory: pytest.TempPathFactory):
+    """A graph in onnxruntime and the translator it was made from; noise is left out of a graph."""
+    if request.param == "as exported":
+        return made.session(), Translator.load(made.folder, DIRECTION)
+    torch.manual_seed(0)
+    network = ResNetGenerator(3, 2, width=4, blocks=1, direct_channels=3, noise_channels=2)
+    torch.nn.init.normal_(network.noise_skew)
+    translator = Translator(network, DIRECTION, Facts(EO_SCALER, SAR_SCALER, 10.0, 3, "toy"))
+    windows = from_scene(made.job.folder / "scenes" / "eo.tif", translator)
+    translator.freeze(windows.values, windows.valid)
+    path = tmp_path_factory.mktemp("traced") / "graph.onnx"
+    graph.save(graph.traced(translator, StoredValues.of(EO_SCALER, SENSORS["sentinel2-l2a"])), path)
+    return graph.session(path), translator
+
+
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 16, 16), (3, 33, 50), (2, 101, 24)])
-def test_onnx_takes_any_batch_and_size_and_agrees_with_python(made, batch, height, width):
-    translator = Translator.load(made.folder, DIRECTION)
+def test_onnx_takes_any_batch_and_size_and_agrees_with_python(twins, batch, height, width):
+    session, translator = twins
     rng = np.random.default_rng(0)
     reflectance = rng.uniform(0.01, 0.29, (batch, 3, height, width)).astype(np.float32)
     expected = translator(torch.from_numpy(EO_SCALER.forward(reflectance))).numpy()
-    answer = made.session().run(None, {"image": reflectance * 1e4})[0]
+    answer = session.run(None, {"image": reflectance * 1e4})[0]
     assert answer.shape == (batch, 2, height, width)
     assert np.abs(answer - SAR_SCALER.inverse(expected)).max() <= MODEL_UNIT_DB
 

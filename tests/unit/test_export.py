@@ -21,7 +21,6 @@ from rsgeo_gan.export import deepness, export, folder, graph
 from rsgeo_gan.export.physical import Physical, StoredValues
 from rsgeo_gan.export.windows import from_scene, from_tiles
 from rsgeo_gan.inference import Facts, Translator
-from rsgeo_gan.models import ResNetGenerator
 from rsgeo_gan.sensors import SENSORS, Scaler
 from tests.generation import EO_BANDS, EO_SCALER, SAR_SCALER, box, checkpoint, optical, radar
 from tests.synth import ramp, write_tiles
@@ -274,13 +273,3 @@ def test_the_command_line_hands_a_checkpoint_to_generate(tmp_path, monkeypatch):
     arguments = ["generate", "-c", "sample", "-o", str(tmp_path), "--checkpoint", "model"]
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     assert seen == [("generate", "model")]
-
-
-def test_a_generator_with_noise_is_exported_without_it():
-    torch.manual_seed(0)
-    network = ResNetGenerator(3, 3, width=4, blocks=1, noise_channels=1)
-    translator = _translator(EO_SCALER, network)
-    image = torch.rand(1, 3, 16, 16) * 0.3
-    physical = Physical(translator, StoredValues.of(EO_SCALER, None))
-    expected = EO_SCALER.inverse(translator(torch.from_numpy(EO_SCALER.forward(image.numpy()))).numpy()[0])
-    np.testing.assert_allclose(physical(image)[0].detach().numpy(), expected, atol=1e-6)
