@@ -382,6 +382,32 @@ def export_command(
     _screen.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+@app.command(
+    "displacement", epilog="Example: rsgeo-gan displacement best.ckpt --tiles out/mine/tiles/tiles.json --out out/left"
+)
+def displacement_command(
+    checkpoint: Annotated[Path, typer.Argument(help="The .ckpt file of a training with a RegistrationHead.")],
+    tiles: Annotated[Path, typer.Option(help="tiles.json, or its folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")],
+    direction: Annotated[
+        str, typer.Option(metavar="|".join(DIRECTIONS), help="Generator to use; default: the first one there is.")
+    ] = "",
+) -> None:
+    """Show how far pairs are still apart by the registration head: rasters and arrows for QGIS."""
+    if direction == "both":
+        raise typer.BadParameter("give one direction at a time", param_hint="--direction")
+    from rsgeo_gan.inference import learned_displacement
+
+    with _bar("displacement") as progress:
+        made = learned_displacement(
+            checkpoint, tiles, out, direction=next(iter(_directions(direction)), None), progress=progress
+        )
+    lengths = sorted(item.properties["rsgeo:median_px"] or 0.0 for item in made)
+    pairs = "1 pair" if len(lengths) == 1 else f"{len(lengths)} pairs"
+    text = f"displacement  {pairs} in {out}; median length {lengths[0]:.2f} to {lengths[-1]:.2f} px"
+    _screen.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 _stage_command("report", "Write the report: map, quick-looks, scores, what was dropped and why.")
 
 

@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from rsgeo_gan import raster
 from rsgeo_gan.manifest import Manifest, make_item
 
-__all__ = ["RES", "ULX", "ULY", "ramp", "speckled", "write_tiles"]
+__all__ = ["CRS", "RES", "ULX", "ULY", "ramp", "speckled", "write_tiles"]
 
 RES = 10.0
 ULX, ULY = 500_000.0, 4_999_910.0

@@ -256,10 +256,7 @@ def build(spec: Any, trusted: tuple[str, ...], where: str) -> nn.Module:
         ) from error
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         raise CheckpointError(f"{where}: {spec['class_path']} is not a network (a subclass of torch.nn.Module).")
-    arguments = {
-        key: build(value, trusted, f"{where}.{key}") if _is_spec(value) else value
-        for key, value in (spec.get("init_args") or {}).items()
-    }
+    arguments = _built(spec.get("init_args") or {}, trusted, where)
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
@@ -267,6 +264,18 @@ def build(spec: Any, trusted: tuple[str, ...], where: str) -> nn.Module:
             f"{where}: {spec['class_path']} does not accept the stored arguments {arguments} ({error}); install "
             "the version that wrote the checkpoint, or train again."
         ) from error
+
+
+def _built(values: Mapping[str, Any], trusted: tuple[str, ...], where: str) -> dict[str, Any]:
+    """Build the networks among the values, and those in mappings among them."""
+    return {
+        key: build(value, trusted, f"{where}.{key}")
+        if _is_spec(value)
+        else _built(value, trusted, f"{where}.{key}")
+        if isinstance(value, Mapping)
+        else value
+        for key, value in values.items()
+    }
 
 
 def _is_spec(value: Any) -> bool:
