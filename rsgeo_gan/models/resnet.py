@@ -100,21 +100,37 @@ class ResNetEncoder(nn.Module):
 
 
 class _Direct(nn.Module):
-    """Joins what the network knows of a pixel's surroundings with the pixel itself, its brightness included."""
+    """A second way from input to output, without normalisation: three scales, each joined with the decoder's.
+
+    It sees few pixels around each (less than the rest of the network), but knows how bright they are.
+    """
 
     def __init__(self, in_channels: int, width: int, channels: int) -> None:
         super().__init__()
-        self.path = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.2), nn.Conv2d(channels, channels, 1), nn.LeakyReLU(0.2)
+        wide = (channels, 2 * channels, 4 * channels)
+        self.encode = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=stride)
+            for a, b, stride in zip((in_channels, *wide), wide, (1, 2, 2), strict=False)
         )
-        self.merge = nn.Conv2d(width + channels, width, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, a=0.2)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.merge = nn.ModuleList(
+            nn.Conv2d(level * width + extra, level * width, 1) for level, extra in zip((1, 2, 4), wide, strict=True)
+        )
+        for layer in (*self.encode, *self.merge):
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, features: Tensor, image: Tensor) -> Tensor:
-        return F.relu(self.merge(torch.cat([features, self.path(image.to(features.dtype))], dim=1)))
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return what is known at strides 1, 2 and 4."""
+        found: list[Tensor] = []
+        for layer in self.encode:
+            image = F.leaky_relu(layer(pad_edges(image, 1, 1, 1, 1)), 0.2)
+            found.append(image)
+        return found
+
+    def join(self, features: Tensor, known: list[Tensor], level: int) -> Tensor:
+        """Merge with the decoder's features at stride 2 ** level."""
+        out: Tensor = F.relu(self.merge[level](torch.cat([features, known[level].to(features.dtype)], dim=1)))
+        return out
 
 
 class ResNetGenerator(nn.Module):
@@ -132,8 +148,9 @@ class ResNetGenerator(nn.Module):
         antialias: Blur before each stride. The ups interpolate linearly in either case.
         noise_channels: Channels of noise, added to the finished image through a 3 x 3 convolution of their own, see
             `speckled`. The rest of the network never sees them.
-        direct_channels: Channels of a path from input to head, pixel by pixel and without normalisation. Instance
-            normalisation takes the mean and contrast of a patch away; through this path brightness stays known.
+        direct_channels: Channels, at stride 1, of a second path from input to output without normalisation: skip
+            connections at strides 1, 2 and 4. Instance normalisation takes the mean and contrast of a patch away;
+            through this path brightness stays known.
     """
 
     taps = (*_STAGES, "blocks")
@@ -238,9 +255,12 @@ class ResNetGenerator(nn.Module):
             mask = mask.to(features.dtype)
             mask = pad_edges(mask, 0, right, 0, bottom) if right or bottom else mask
         full, half, _ = _levels(mask)
-        y = self.up2(self.up1(features, half), full)
-        if self.direct is not None and filled is not None:
-            y = self.direct(y, filled)
+        if self.direct is None:
+            y = self.up2(self.up1(features, half), full)
+        else:
+            known = self.direct(filled)
+            y = self.up1(self.direct.join(features, known, 2), half)
+            y = self.direct.join(self.up2(self.direct.join(y, known, 1), full), known, 0)
         y = self.head(pad_edges(y, 3, 3, 3, 3))[..., :h, :w]
         # bfloat16 cannot tell values apart near the ends of tanh.
         return self.speckled(torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32))), noise)

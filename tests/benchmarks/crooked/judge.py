@@ -72,34 +72,51 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, task: AdversarialTask) -> dict[str, Any]:
-        """Score a task; correlation, SSIM and PSNR after averaging 7 x 7 looks, in dB where the target is in dB."""
-        fake = torch.cat([task(x, m) for x, m in zip(self.source.split(8), self.mask.split(8), strict=True)])
-        scale = "dB" if self.scaler.unit == "dB" else "linear"
+        """Score a task: places and values by the image without drawn speckle, looks and texture by the one with it."""
+        clean, fake = self._made(task, speckle=False), self._made(task, speckle=True)
         a, b = self.linear(fake), self.linear(self.target)
-        agreement = multilook_score(a, b, self.span, LOOKS, self.mask, scale=scale)
-        seen, true = (multilook(v, LOOKS, self.mask)[0] for v in (a, b))
-        if scale == "dB":
-            seen, true = (10 * v.clamp_min(1e-5).log10() for v in (seen, true))
         distance = FrechetDistance(self.backend)
         distance.update(_patches(self.target), real=True)
         distance.update(_patches(fake), real=False)
-        off = drift(fake, self.target, self.mask)
+        off = drift(clean, self.target, self.mask)
         scores: dict[str, Any] = {
-            "correlation": float(agreement.correlation.nanmean()),
-            "ssim": float(agreement.ssim.nanmean()),
-            "psnr_db": float(10 * torch.log10(self.span**2 / (seen - true).square().mean())),
+            **self._agreement(clean),
+            **{f"speckled_{name}": value for name, value in self._agreement(fake).items()},
             "spectrum_db": float(log_spectral_distance(fake, self.target)),
             "fd": float(distance.compute()),
             "ks": float(amplitude_distance(fake, self.target).ks),
             "drift_px": [round(float(v), 3) for v in off.shift],
             "drift_error_px": [round(float(v), 3) for v in off.error],
         }
-        if scale == "dB":
+        if self.scaler.unit == "dB":
             scores["enl_ratio"] = float(_looks(a, self.mask) / _looks(b, self.mask))
         correspondence = getattr(task, "correspondence", None)
         if isinstance(task, CycleTranslation) and isinstance(correspondence, PairLoss):
             scores["response"] = self._response(task, correspondence)
         return scores
+
+    def _made(self, task: Any, *, speckle: bool) -> Tensor:
+        channels = getattr(task.generator, "noise_channels", 0)
+        if not speckle:
+            task.generator.noise_channels = 0
+        try:
+            return torch.cat([task(x, m) for x, m in zip(self.source.split(8), self.mask.split(8), strict=True)])
+        finally:
+            task.generator.noise_channels = channels
+
+    def _agreement(self, fake: Tensor) -> dict[str, float]:
+        """Correlation, SSIM and PSNR after averaging 7 x 7 looks, in dB where the target is in dB."""
+        scale = "dB" if self.scaler.unit == "dB" else "linear"
+        a, b = self.linear(fake), self.linear(self.target)
+        agreement = multilook_score(a, b, self.span, LOOKS, self.mask, scale=scale)  # type: ignore[arg-type]
+        seen, true = (multilook(v, LOOKS, self.mask)[0] for v in (a, b))
+        if scale == "dB":
+            seen, true = (10 * v.clamp_min(1e-5).log10() for v in (seen, true))
+        return {
+            "correlation": float(agreement.correlation.nanmean()),
+            "ssim": float(agreement.ssim.nanmean()),
+            "psnr_db": float(10 * torch.log10(self.span**2 / (seen - true).square().mean())),
+        }
 
     def _response(self, task: CycleTranslation, loss: PairLoss) -> dict[str, list[float]]:
         """Shift response of the trained encoder of the source, as the loss uses it, literally, and of the image."""

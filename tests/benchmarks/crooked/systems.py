@@ -67,14 +67,9 @@ def _cycle(
     def build(counts: Bands, size: Size) -> AdversarialTask:
         source, target = counts
 
-        def generator(takes: int, gives: int, noise: int) -> ResNetGenerator:
-            return ResNetGenerator(
-                takes, gives, size.width, size.blocks, noise_channels=noise, direct_channels=size.width
-            )
-
         return CycleTranslation(
-            generator(source, target, target),
-            generator(target, source, 0),
+            _resnet(source, target, target, size),
+            _resnet(target, source, 0, size),
             PatchDiscriminator(target, size.width),
             PatchDiscriminator(source, size.width),
             LeastSquares(),
@@ -85,6 +80,17 @@ def _cycle(
         )
 
     return build
+
+
+def _resnet(takes: int, gives: int, noise: int, size: Size) -> ResNetGenerator:
+    return ResNetGenerator(takes, gives, size.width, size.blocks, noise_channels=noise, direct_channels=size.width)
+
+
+def _pix2pix_resnet(counts: Bands, size: Size) -> AdversarialTask:
+    """Build Pix2Pix with the generator of the others, so that what is left is the difference of the losses."""
+    source, target = counts
+    generator = _resnet(source, target, target, size)
+    return PairedTranslation(generator, PatchDiscriminator(source + target, size.width), **_rates(size))
 
 
 def _pix2pix(counts: Bands, size: Size) -> AdversarialTask:
@@ -103,6 +109,7 @@ def _both(size: Size) -> Correspondence:
 SYSTEMS: dict[str, Callable[[Bands, Size], AdversarialTask]] = {
     "CycleGAN": _cycle(lambda size: None, 10.0, 0.0),
     "Pix2Pix": _pix2pix,
+    "Pix2Pix, ResNet": _pix2pix_resnet,
     "pair loss": _cycle(lambda size: PairLoss(decay=size.decay), 5.0, 5.0),
     "pooled L1": _cycle(lambda size: PooledL1(4), 1.0, 50.0),
     "pair + pooled": _cycle(_both, 1.0, 50.0),
