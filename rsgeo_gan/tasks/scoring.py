@@ -248,9 +248,9 @@ class TranslationTask(AdversarialTask):
                 self.log(f"{stage}/{way}{name}", score, on_step=False, on_epoch=True, batch_size=size)
             self._log_mean(f"{stage}/{way}l1", masked_l1(pred, true, batch["mask_both"]), size)
             whole = batch["mask_both"].flatten(1).all(dim=1)
-            if whole.any():
-                distance = log_spectral_distance(pred[whole], true[whole])
-                self._log_mean(f"{stage}/{way}spectrum_db", distance, int(whole.sum()))
+            # Logged by every batch, if without weight: what one process logs, all must, or they wait for each other.
+            distance = log_spectral_distance(pred[whole], true[whole]) if whole.any() else pred.new_zeros(())
+            self._log_mean(f"{stage}/{way}spectrum_db", distance, int(whole.sum()))
         return batch
 
     def _log_mean(self, name: str, value: Tensor, size: int) -> None:

@@ -221,6 +221,19 @@ def test_collapse_shows_in_the_contrast() -> None:
     assert made.contrast(ready) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_batch_without_a_whole_patch_logs_its_spectrum_without_weight() -> None:
+    made, given, sizes = task().eval(), batch(), {}
+    made.log = lambda name, _value, batch_size, **_: sizes.update({name: batch_size})  # type: ignore[method-assign]
+    made._score(dict(given), "val")
+    assert sizes["val/spectrum_db"] == sizes["val/back_spectrum_db"] == 2
+    given["mask_valid"][:, :, 5, 5] = 0
+    names = set(sizes)
+    sizes.clear()
+    made._score(given, "val")
+    assert set(sizes) == names
+    assert sizes["val/spectrum_db"] == sizes["val/back_spectrum_db"] == 0
+
+
 def test_pictures_show_red_green_blue_where_names_say_so() -> None:
     image = torch.linspace(-1, 1, 4)[None, :, None, None].expand(1, 4, 2, 2)
     shown = _picture(image, ("B02", "B03", "B04", "B08"))[0, :, 0, 0]
