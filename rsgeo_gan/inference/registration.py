@@ -70,7 +70,6 @@ def learned_displacement(
     out: Path,
     *,
     direction: Direction | None = None,
-    split: str | None = None,
     trusted: Sequence[str] = TRUSTED,
     progress: Progress = silent,
 ) -> Manifest:
@@ -88,7 +87,6 @@ def learned_displacement(
         tiles: Folder of the tiles, or their manifest.
         out: Output folder: `<pair>.tif`, `<pair>.gpkg`, their styles, and `displacement.json`.
         direction: Which generator is used; by default the first one there is.
-        split: Keep one split of the tiles; all when None.
         trusted: Packages whose networks the checkpoint may name, besides this package's losses.
         progress: Receives finished and all tiles.
 
@@ -106,8 +104,8 @@ def learned_displacement(
     way = direction or _first(checkpoint)
     judge = _Judge(Translator.load(checkpoint, way, trusted=trusted), *_head(checkpoint, way, tuple(trusted)))
     facts = judge.translator.facts
-    _check(TileSet(tiles, split), judge)
-    data = TileDataset(tiles, split, judge.translator.halo_px, facts.source, facts.target)
+    _check(TileSet(tiles), judge)
+    data = TileDataset(tiles, None, judge.translator.halo_px, facts.source, facts.target)
     found, step = _found(data, judge, progress)
     made = Manifest(out / "displacement.json")
     for pair, (positions, _) in data.tile_set.pairs.items():

@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import torch
 from scipy import ndimage
+from torch import nn
 
 from rsgeo_gan.errors import CheckpointError, GridError
 from rsgeo_gan.inference import learned_displacement
@@ -60,29 +61,30 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiles(tmp_path_factory.mktemp("pair"), cells=(2, 2), size=SIZE, source=source, target=target)
 
 
-def identity() -> ResNetGenerator:
-    """A network whose direct path alone is open, and which gives tanh of its input."""
-    network = ResNetGenerator(2, 2, width=4, blocks=0, direct_channels=2).requires_grad_(False)
-    for part in network.parameters():
-        part.zero_()
-    assert network.direct is not None
-    lifted, _, kept, _ = network.direct.path
-    for band in range(2):
-        lifted.weight[band, band], lifted.bias[band] = 1, 2  # above the bend of every rectifier
-        kept.weight[band, band] = 1
-        network.direct.merge.weight[band, 4 + band] = 1
-        network.head.weight[band, band, 3, 3], network.head.bias[band] = 1, -2
-    return network
+class Same(nn.Module):
+    """A generator that gives back what it reads."""
+
+    receptive_radius_px = 4
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image
 
 
-def trained(path: Path, spec: dict[str, Any] = ALONE) -> Path:
+TRUSTED = ("rsgeo_gan.models", __name__)
+SAME = {"class_path": f"{__name__}.Same"}
+RESNET = {
+    "class_path": "rsgeo_gan.models.ResNetGenerator",
+    "init_args": {"in_channels": 2, "out_channels": 2, "width": 4, "blocks": 0},
+}
+
+
+def trained(path: Path, spec: dict[str, Any] = ALONE, made: dict[str, Any] = SAME) -> Path:
     """Write a checkpoint of both directions whose head has a running mean."""
     head = RegistrationHead(max_px=6.0)
     head.mean_px.copy_(torch.tensor([REMOVED, [-part for part in REMOVED]]))
     term = head if spec is ALONE else Combined({"pooled": PooledL1(), "head": head})
-    networks = {"generator": identity(), "generator_back": identity(), "correspondence": term}
-    made = {"class_path": "rsgeo_gan.models.ResNetGenerator"}
-    made |= {"init_args": {"in_channels": 2, "out_channels": 2, "width": 4, "blocks": 0, "direct_channels": 2}}
+    network = Same() if made is SAME else ResNetGenerator(**made["init_args"])
+    networks = {"generator": network, "generator_back": network, "correspondence": term}
     content = torch.load(checkpoint(path), weights_only=True)
     content["state_dict"] = {f"{n}.{k}": v for n, network in networks.items() for k, v in network.state_dict().items()}
     content["hyper_parameters"] = {"generator": made, "generator_back": made, "correspondence": spec}
@@ -93,7 +95,7 @@ def trained(path: Path, spec: dict[str, Any] = ALONE) -> Path:
 
 @pytest.mark.parametrize("spec", [ALONE, MEMBER], ids=["alone", "combined"])
 def test_a_known_shift_is_found_where_both_sides_have_data(tiles: Path, tmp_path: Path, spec: dict[str, Any]) -> None:
-    (item,) = learned_displacement(trained(tmp_path / "a.ckpt", spec), tiles, tmp_path / "out")
+    (item,) = learned_displacement(trained(tmp_path / "a.ckpt", spec), tiles, tmp_path / "out", trusted=TRUSTED)
     expected = [part - removed for part, removed in zip(SHIFT, REMOVED, strict=True)]
     assert item.properties["rsgeo:mean_px"] == pytest.approx(expected, abs=0.3)
     assert item.properties["rsgeo:removed_px"] == list(REMOVED)
@@ -112,7 +114,7 @@ def test_a_known_shift_is_found_where_both_sides_have_data(tiles: Path, tmp_path
 
 
 def test_arrows_lead_from_the_side_read_to_the_raster_pixel_in_true_length(tiles: Path, tmp_path: Path) -> None:
-    (item,) = learned_displacement(trained(tmp_path / "a.ckpt"), tiles, tmp_path / "out")
+    (item,) = learned_displacement(trained(tmp_path / "a.ckpt"), tiles, tmp_path / "out", trusted=TRUSTED)
     arrows = geopandas.read_file(asset_path(item, "tie_points"), layer="tie_points")
     assert arrows.crs == CRS
     assert len(arrows) == 16 - 2
@@ -127,32 +129,33 @@ def test_arrows_lead_from_the_side_read_to_the_raster_pixel_in_true_length(tiles
 
 
 def test_the_way_back_finds_the_opposite(tiles: Path, tmp_path: Path) -> None:
-    made = learned_displacement(trained(tmp_path / "a.ckpt"), tiles, tmp_path / "out", direction="target_to_source")
+    path = trained(tmp_path / "a.ckpt")
+    made = learned_displacement(path, tiles, tmp_path / "out", direction="target_to_source", trusted=TRUSTED)
     expected = [removed - part for part, removed in zip(SHIFT, REMOVED, strict=True)]
     assert made.items[0].properties["rsgeo:mean_px"] == pytest.approx(expected, abs=0.3)
 
 
 def test_what_has_no_head_is_refused(tiles: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no registration head: .* got no correspondence; give the \.ckpt"):
-        learned_displacement(checkpoint(tmp_path / "plain.ckpt"), tiles, tmp_path / "out")
+        learned_displacement(checkpoint(tmp_path / "plain.ckpt"), tiles, tmp_path / "out", trusted=TRUSTED)
     other = trained(tmp_path / "other.ckpt", MEMBER["init_args"]["terms"]["pooled"])
     with pytest.raises(CheckpointError, match=r"holds no registration head: .* got PooledL1; give"):
-        learned_displacement(other, tiles, tmp_path / "out")
+        learned_displacement(other, tiles, tmp_path / "out", trusted=TRUSTED)
 
 
 def test_tiles_the_checkpoint_was_not_trained_on_are_refused(tmp_path: Path) -> None:
     path = trained(tmp_path / "a.ckpt")
     one_band = write_tiles(tmp_path / "b", cells=(1, 1), target=speckled(bands=1))
     with pytest.raises(CheckpointError, match="target bands VV, VH, the tiles have VV"):
-        learned_displacement(path, one_band, tmp_path / "out")
+        learned_displacement(path, one_band, tmp_path / "out", trusted=TRUSTED)
     finer = write_tiles(tmp_path / "c", cells=(1, 1), scale=2)
     with pytest.raises(GridError, match="one pixel size, got 2 target pixels"):
-        learned_displacement(path, finer, tmp_path / "out")
+        learned_displacement(path, finer, tmp_path / "out", trusted=TRUSTED)
 
 
 @pytest.mark.e2e
 def test_the_command_line_tells_what_it_found(tiles: Path, tmp_path: Path) -> None:
-    path = trained(tmp_path / "a.ckpt")
+    path = trained(tmp_path / "a.ckpt", made=RESNET)
     done = run_cli("displacement", str(path), "--tiles", str(tiles / "tiles.json"), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "displacement  1 pair in" in done.stderr
