@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +152,7 @@ class RegistrationHead(Correspondence):
         self.decay = decay
         self.head = DisplacementNet(max_px)
         self.head_back = DisplacementNet(max_px)
-        self.factors: Mapping[str, float] = MappingProxyType({"aligned": 1.0, "smoothness": smoothness, "offset": 1.0})
+        self.factors: Mapping[str, float] = {"aligned": 1.0, "smoothness": smoothness, "offset": 1.0}
         self.register_buffer("mean_px", torch.zeros(2, 2))
 
     def forward(
