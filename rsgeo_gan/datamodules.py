@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -254,8 +255,10 @@ def _scalers(path: str) -> dict[str, Scaler]:
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True)["rsgeo_gan"]["facts"]
         return {side: Scaler.from_dict(stored[side]) for side in ("source", "target")}
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        # The rest of what torch says advises to read the file unsafely.
+        reason = str(error).partition(". ")[0]
         raise CheckpointError(
             f"No statistics can be read from {path}: expected a stats.json or a checkpoint of this package, got "
-            f"{type(error).__name__} ({error}). Leave `statistics` out to compute them from the tiles."
+            f"{type(error).__name__} ({reason}). Leave `statistics` out to compute them from the tiles."
         ) from error

@@ -44,8 +44,13 @@ FINETUNE_SHARE = 0.2
 FIT: tuple[str, ...] = (sys.executable, "-m", "rsgeo_gan.cli", "fit")
 """The command that trains."""
 
+NETWORKS = 2
+"""Counts changes of networks or steps after which a training cannot be continued; its folder then is another."""
+
 _POLL_S = 0.5
 _LOG_LINES = 15
+_LEFTOVERS = {"", "Error in sys.excepthook:", "Original exception was:"}
+"""Lines an interpreter may leave by the dozen while it ends, below the message that matters."""
 _PROGRESS = "progress.json"
 
 
@@ -159,7 +164,7 @@ def _has_pairs(recipe: dict[str, Any]) -> bool:
 
 def _digest(recipe: dict[str, Any], seen: str, start: str) -> str:
     """Name a training by what it depends on; folders are left out, so a moved run is found again."""
-    text = json.dumps([recipe, seen, start], sort_keys=True, default=str)
+    text = json.dumps([NETWORKS, recipe, seen, start], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -306,4 +311,4 @@ def _finished(folder: Path) -> Path | None:
 
 def _tail(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return "\n".join(lines[-_LOG_LINES:])
+    return "\n".join([line for line in lines if line.strip() not in _LEFTOVERS][-_LOG_LINES:])

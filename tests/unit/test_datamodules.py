@@ -134,9 +134,12 @@ def test_statistics_of_another_run_can_be_used(tiles: Path, tmp_path: Path) -> N
     assert facts["source"]["low"] == [-0.3, -0.3]
 
 
-def test_statistics_that_are_none_are_refused(tiles: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"No statistics can be read from .*tiles\.json"):
-        ready(tiles, statistics=str(tiles / "tiles.json"))
+@pytest.mark.parametrize(("name", "content"), [("a.json", b"{}"), ("a.ckpt", b"neither"), ("b.ckpt", b""), ("c", None)])
+def test_statistics_that_are_none_are_refused(tiles: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"No statistics can be read from .*{name}.* Leave `statistics` out"):
+        ready(tiles, statistics=str(tmp_path / name))
 
 
 def test_an_epoch_smaller_than_a_batch_is_refused(tiles: Path) -> None:

@@ -51,7 +51,7 @@ checkpoints.mkdir(exist_ok=True)
 report = folder / "progress.json"
 report.write_text(json.dumps({"state": "running", "done": 3, "total": 8}))
 if how == "fail":
-    print("out of luck")
+    print("out of luck" + "\\nError in sys.excepthook:\\n\\nOriginal exception was:" * 20)
     sys.exit(7)
 if how == "slow":
     time.sleep(3)

@@ -134,9 +134,10 @@ def test_garbage_under_nodata_changes_no_term(epoch: int) -> None:
     assert all(abs(value) < 1e3 for value in found[0])
 
 
-def test_a_batch_of_pure_nodata_gives_finite_terms() -> None:
-    given, made = batch(), at(task(), 2)
-    given["mask_valid"] *= 0
+@pytest.mark.parametrize(("size", "valid"), [(32, 0.0), (29, 1.0)])
+def test_pure_nodata_and_odd_sizes_give_finite_terms(size: int, valid: float) -> None:
+    given, made = batch(size=size), at(task(), 2)
+    given["mask_valid"] *= valid
     ready = made.prepare(given)
     for value in (*made.discriminator_terms(ready).values(), *made.generator_terms(ready).values()):
         assert torch.isfinite(value)
