@@ -283,8 +283,9 @@ def _directions(job: Job, catalog: Catalog, there: Sequence[str], model: str) ->
     if lacking and (job.directions or len(lacking) == len(wanted)):
         raise CatalogError(
             f"Products are asked for {' and '.join(lacking)}, but {model} translates {' and '.join(there)} only. "
-            f"Ask for --direction {there[0]}, train the recipe the other way round "
-            "(--set training.overrides.model.direction=…), or take one for both ways, such as translation."
+            f"Ask for those (--direction {there[0]}, or --set 'products.directions=[{there[0]}]'), train the recipe "
+            "the other way round (--set training.overrides.model.direction=…), or take one for both ways, such as "
+            "translation."
         )
     return [direction for direction in wanted if direction not in lacking]
 

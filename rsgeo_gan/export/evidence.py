@@ -18,6 +18,7 @@ from rsgeo_gan.datasets import TileSet
 from rsgeo_gan.errors import RSGeoGANError
 from rsgeo_gan.inference.checkpoints import Stored, read_checkpoint
 from rsgeo_gan.manifest import Manifest
+from rsgeo_gan.report.scoring import newest_checkpoints
 
 __all__ = ["Evidence", "Score", "gather", "own_tiles"]
 
@@ -80,9 +81,16 @@ class Evidence:
 
 
 def own_tiles(checkpoint: Path) -> Path | None:
-    """Return the tiles of the run that published a checkpoint (`<run>/models/*.ckpt`), if it lies there."""
+    """Return the tiles of the run that published a checkpoint (`<run>/models/*.ckpt`), if they can be read there."""
     tiles = checkpoint.absolute().parent.parent / "tiles" / "tiles.json"
-    return tiles if checkpoint.absolute().parent.name == "models" and tiles.is_file() else None
+    if checkpoint.absolute().parent.name != "models" or not tiles.is_file():
+        return None
+    try:
+        TileSet(tiles)
+    except RSGeoGANError as error:
+        _log.warning("%s: tiles left out: %s", tiles, error)
+        return None
+    return tiles
 
 
 def gather(stored: Stored, tiles: Path | None) -> Evidence:
@@ -133,9 +141,8 @@ def _scores(run: Path, digest: str) -> tuple[tuple[Score, ...], str]:
     """Read the run's report, if it scored products of this very checkpoint."""
     try:
         products = Manifest.read(run / "products" / "products.json")
-        mine = {
-            item.properties["rsgeo:direction"] for item in products if item.properties["rsgeo:checkpoint"] == digest
-        }
+        # The report pools the products of the newest checkpoint of a direction only.
+        mine = {direction for direction, checkpoint in newest_checkpoints(products).items() if checkpoint == digest}
         report = json.loads((run / "report" / "scores.json").read_text(encoding="utf-8"))
         rows, on = [], ""
         for entry in report["directions"]:

@@ -20,7 +20,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 import rsgeo_gan
-from rsgeo_gan.errors import ExportError, ProductError
+from rsgeo_gan.errors import CheckpointError, ExportError, ProductError
 from rsgeo_gan.export import deepness, graph
 from rsgeo_gan.export.card import card
 from rsgeo_gan.export.evidence import gather, own_tiles
@@ -29,7 +29,7 @@ from rsgeo_gan.export.physical import StoredValues
 from rsgeo_gan.export.windows import Windows, from_scene, from_tiles
 from rsgeo_gan.inference import Translator
 from rsgeo_gan.inference.checkpoints import TRUSTED, Stored, read_stored
-from rsgeo_gan.inference.exports import DESCRIPTION, FORMAT
+from rsgeo_gan.inference.exports import DESCRIPTION, FORMAT, read_export
 from rsgeo_gan.manifest import write_json, write_text
 from rsgeo_gan.models import frozen_state
 from rsgeo_gan.progress import Progress, silent
@@ -105,14 +105,18 @@ def export(
         graph.need("onnx", "onnxscript", "onnxruntime")
     stored = read_stored(checkpoint)
     chosen: tuple[Direction, ...] = tuple(directions) or tuple(stored.networks)
+    if not chosen:
+        raise ExportError(f"{checkpoint}: holds no generator of a known direction; nothing can be exported.")
     if scene is not None and len(chosen) > 1:
         raise ExportError(
             f"{scene}: a scene gives the moments of one direction, the export has {len(chosen)}; choose one "
             "(--direction) or give tiles (--tiles)."
         )
     _see_that_it_may_be_made(out)
-    known_tiles = tiles or own_tiles(checkpoint)
-    evidence = gather(stored, known_tiles)
+    own = own_tiles(checkpoint)
+    evidence = gather(stored, tiles or own)
+    # Tiles found by themselves serve only when they are those of the training; tiles that were given always do.
+    known_tiles = tiles or (own if evidence.splits else None)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
@@ -162,8 +166,17 @@ def export(
 def _see_that_it_may_be_made(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ProductError(f"Cannot write {out}: it is a file; choose another folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
-        raise ProductError(f"Cannot write {out}: the folder holds something that is no export; choose another folder.")
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    try:
+        ours = {DESCRIPTION, *read_export(out)["files"]} if found else set()
+    except CheckpointError:
+        ours = set()
+    foreign = sorted(found - ours)
+    if foreign:
+        raise ProductError(
+            f"Cannot write {out}: the folder holds something that belongs to no export ({', '.join(foreign[:3])}); "
+            "choose another folder."
+        )
 
 
 def _windows(translator: Translator, scene: Path | None, tiles: Path | None, offset_dn: float) -> Windows:

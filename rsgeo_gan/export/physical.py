@@ -42,12 +42,12 @@ class StoredValues:
         Args:
             scaler: Scaler of the side that is read.
             sensor: Its sensor, where it is known.
-            offset_dn: Radiometric offset of the rasters, added to stored values first.
+            offset_dn: Radiometric offset of the rasters, added to stored digital numbers first; other units have none.
         """
         if sensor is None:
-            return cls(scaler.sensor, scaler.unit, offset=offset_dn)
+            return cls(scaler.sensor, scaler.unit)
         nodata = None if sensor.nodata is None or np.isnan(sensor.nodata) else float(sensor.nodata)
-        offset = sensor.offset + offset_dn * sensor.scale
+        offset = sensor.offset + (offset_dn * sensor.scale if sensor.unit == "dn" else 0.0)
         return cls(sensor.name, sensor.unit, sensor.scale, offset, nodata)
 
     def from_analysis(self, values: np.ndarray) -> np.ndarray:

@@ -46,6 +46,20 @@ class GeoTIFFWriter(BasePredictionWriter):
         self._products: Manifest | None = None
         self._checkpoint = ""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that the task translates the way the products are to be scaled.
+
+        Raises:
+            ProductError: If it translates another way.
+        """
+        ways: Any = getattr(pl_module, "ways", {})
+        made = next(iter(ways.values()), self.direction)
+        if made != self.direction:
+            raise ProductError(
+                f"GeoTIFFWriter: the task predicts {made}, the writer expects {self.direction}; set its direction "
+                f"to {made}."
+            )
+
     def write_on_batch_end(
         self,
         trainer: Trainer,

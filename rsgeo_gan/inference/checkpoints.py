@@ -256,10 +256,13 @@ def build(spec: Any, trusted: tuple[str, ...], where: str) -> nn.Module:
         ) from error
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         raise CheckpointError(f"{where}: {spec['class_path']} is not a network (a subclass of torch.nn.Module).")
-    arguments = _built(spec.get("init_args") or {}, trusted, where)
+    given = spec.get("init_args") or {}
+    if not isinstance(given, Mapping):
+        raise CheckpointError(f"{where}: init_args of {spec['class_path']} is {given!r}, expected names and values.")
+    arguments = _built(given, trusted, where)
     try:
         return kind(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
             f"{where}: {spec['class_path']} does not accept the stored arguments {arguments} ({error}); install "
             "the version that wrote the checkpoint, or train again."

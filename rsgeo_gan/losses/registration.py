@@ -65,7 +65,7 @@ class DisplacementNet(nn.Module):
 
         Returns:
             dx (right) and dy (down) at nodes 8 pixels apart, on the grid of `real`, pixels, shape (B, 2, H / 8, W / 8)
-            rounded up, float32.
+            rounded, float32.
         """
         costs = self.costs(fake, real, mask)  # (B, neighbourhoods, trials, rows, columns)
         score = -torch.einsum("s,bstrc->btrc", _GAIN * self.sharpness.float(), costs)

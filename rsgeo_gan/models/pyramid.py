@@ -105,7 +105,7 @@ class PyramidGenerator(nn.Module):
     Attributes:
         gates: One number for each scale but the coarsest: its blend is multiplied by it. At 0 a scale passes the
             coarser result on, enlarged, as one does that was not yet trained; `activate` sets them. They are
-            part of the weights, so an average over the steps of a training lets a new scale in as it learns.
+            kept with the weights.
 
     Raises:
         ValueError: If a number is out of range.
@@ -123,15 +123,16 @@ class PyramidGenerator(nn.Module):
         layers: int = 5,
     ) -> None:
         super().__init__()
-        if scales < 1 or layers < 2 or not 0 < factor < 1:
+        share = Fraction(factor).limit_denominator(4)
+        if scales < 1 or layers < 2 or not 0 < share < 1 or abs(share - factor) > 1e-2:
             raise ValueError(
-                f"PyramidGenerator: expected scales >= 1, layers >= 2 and 0 < factor < 1, got {scales}, {layers} and "
-                f"{factor}"
+                f"PyramidGenerator: expected scales >= 1, layers >= 2 and a factor of 1/4, 1/3, 1/2, 2/3 or 3/4, got "
+                f"{scales}, {layers} and {factor}"
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.scales = scales
-        self.factor = Fraction(factor).limit_denominator(4)
+        self.factor = share
         self.layers = layers
         self.current = nn.ModuleList(_Stack(in_channels, out_channels, width, layers, norm=True) for _ in range(scales))
         self.blend = nn.ModuleList(

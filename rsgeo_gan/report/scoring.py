@@ -133,7 +133,7 @@ def score(
         Scores by product, in order, and pooled by direction; only products of the direction's newest
         checkpoint are pooled.
     """
-    newest = _newest_checkpoints(products)
+    newest = newest_checkpoints(products)
     means: dict[str, np.ndarray | None] = {}
     single: list[Scored] = []
     pooled: dict[str, Scored] = {}
@@ -153,8 +153,8 @@ def score(
     return single, list(pooled.values())
 
 
-def _newest_checkpoints(products: Iterable[pystac.Item]) -> dict[str, str | None]:
-    """Checkpoint of the product made last, by direction."""
+def newest_checkpoints(products: Iterable[pystac.Item]) -> dict[str, str | None]:
+    """Return the checkpoint of the product made last, by direction."""
     ordered = sorted(products, key=lambda item: str(item.properties.get("created", "")))
     return {item.properties["rsgeo:direction"]: item.properties.get("rsgeo:checkpoint") for item in ordered}
 

@@ -170,7 +170,7 @@ class AdversarialTask(BaseTask):
         parts = self.__dict__.pop("parts")
         for name, part in parts.items():
             if part is not None and self.channels_last:
-                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                part.to(memory_format=torch.channels_last)
             setattr(self, name, part)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -353,6 +353,7 @@ class AdversarialTask(BaseTask):
                 f"The checkpoint was not written by this package (no 'rsgeo_gan' entry of format {FORMAT}, got "
                 f"{sorted(checkpoint)[:8]}); give one that `rsgeo-gan fit` wrote."
             )
+        self._same_optimizers(checkpoint)
         facts = dict(stored.get("facts") or {})
         for side in ("source", "target"):
             if self.facts.get(side) and facts.get(side) and not _same_range(self.facts[side], facts[side]):
@@ -371,6 +372,21 @@ class AdversarialTask(BaseTask):
             self.alarms.load(state["alarms"])
             self.load_extra_state(state["extra"])
             self._gradients = dict(state.get("gradients", {}))
+
+    def _same_optimizers(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse to go on with optimisers that knew other parameters, as older networks have."""
+        if self._trainer is None or not self._trainer.training:
+            return
+        for states, names in zip(
+            checkpoint.get("optimizer_states", ()), (self.discriminators, self.generators), strict=False
+        ):
+            kept = sum(len(group["params"]) for group in states["param_groups"])
+            if kept != (now := len(self._parameters_of(names))):
+                raise CheckpointError(
+                    f"The checkpoint cannot be trained on: {', '.join(names)} had {kept} parameter tensors when it was "
+                    f"written, and have {now} now; another version of the package or another recipe wrote it. Begin "
+                    "a new training; `rsgeo-gan generate` still takes the checkpoint."
+                )
 
 
 def _same_range(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rsgeo_gan.errors import TrainingError
 from rsgeo_gan.losses import AdversarialLoss, Wasserstein, interpolated_penalty, masked_l1, total_variation
 from rsgeo_gan.models import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.pyramid import Level
@@ -116,6 +117,11 @@ class SinglePairTranslation(TranslationTask):
 
     def on_train_start(self) -> None:
         """Bring everything, the scales too, to where the checkpoint left it."""
+        if (self.trainer.max_epochs or 0) < 1:
+            raise TrainingError(
+                f"{type(self).__name__}: scales are learnt one after another, each in its share of the epochs: "
+                f"expected a positive trainer.max_epochs, got {self.trainer.max_epochs}."
+            )
         super().on_train_start()
         self.grow()
 

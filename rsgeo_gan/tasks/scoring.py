@@ -195,7 +195,10 @@ class TranslationTask(AdversarialTask):
 
     def ramp(self) -> float:
         """Return how far the correspondence has come in, 0 to 1."""
-        total = self.trainer.estimated_stepping_batches
+        epochs, steps_at_most = self.trainer.max_epochs or -1, self.trainer.max_steps
+        total = float(self.trainer.num_training_batches) * epochs if epochs > 0 else float("inf")
+        if steps_at_most > 0:  # steps of optimisers, two for every `accumulate` batches
+            total = min(total, steps_at_most * self.accumulate / 2)
         steps = self.ramp_share * total if total != float("inf") else 1000.0
         return min(1.0, self.batches_seen / steps) if steps >= 1 else 1.0
 

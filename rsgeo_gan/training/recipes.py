@@ -93,7 +93,7 @@ def fit_channels(recipe: Mapping[str, Any], source_bands: int, target_bands: int
     """
     counts = {"source": source_bands, "target": target_bands}
     out = copy.deepcopy(dict(recipe))
-    arguments = out["model"].setdefault("init_args", {})
+    arguments = out["model"]["init_args"] = out["model"].get("init_args") or {}
     channels: _Tell = getattr(_task_of(recipe), "channels", lambda _: {})
     for network, wanted in channels(arguments).items():
         if isinstance(arguments.get(network), dict):
@@ -110,7 +110,7 @@ def recipe_directions(name: str, overrides: Mapping[str, Scalar]) -> tuple[str, 
     """
     recipe = with_overrides(read_recipe(name), overrides)
     directions: _Tell = getattr(_task_of(recipe), "directions", lambda _: {})
-    return tuple(directions(recipe["model"].get("init_args", {})))
+    return tuple(directions(recipe["model"].get("init_args") or {}))
 
 
 def _task_of(recipe: Mapping[str, Any]) -> type:
