@@ -47,6 +47,8 @@ def _translator(scaler: Scaler, network: nn.Module | None = None) -> Translator:
         ("sentinel2-l2a", -1000.0, [1500.0, 0.0, 9000.0], [0.05, np.nan, 0.3]),
         ("sentinel1-rtc", 0.0, [0.1, np.nan, 0.0], [-10.0, np.nan, -25.0]),
         ("sentinel1-rtc-db", 0.0, [-12.5, np.nan, 9.0], [-12.5, np.nan, 0.0]),
+        # A radiometric offset is one of digital numbers; other sides of the same model are left alone.
+        ("sentinel1-rtc-db", -1000.0, [-12.5, np.nan, 9.0], [-12.5, np.nan, 0.0]),
     ],
 )
 def test_stored_values_become_physical_values(sensor, offset_dn, stored, expected):
@@ -144,15 +146,17 @@ def test_a_checkpoint_of_one_direction_is_exported_and_refused_the_other_way(tmp
 def test_an_earlier_export_is_replaced_and_anything_else_is_not(tmp_path):
     path, out = checkpoint(tmp_path / "x.ckpt"), tmp_path / "out"
     export(path, out, onnx=False)
-    (out / "left.txt").write_text("from before")
     export(path, out, onnx=False, directions=["source_to_target"])
-    assert not (out / "left.txt").exists()
     assert not (out / "target_to_source.safetensors").exists()
+    (out / "notes.txt").write_text("mine")
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine")
-    with pytest.raises(ProductError, match=r"mine: the folder holds something that is no export"):
-        export(path, mine, onnx=False)
+    (mine / "model.json").write_text("{}")
+    for place in (out, mine):
+        with pytest.raises(ProductError, match=f"{place.name}: the folder holds something that belongs to no export"):
+            export(path, place, onnx=False)
+        assert len(list(place.iterdir())) > 1
     with pytest.raises(ProductError, match="it is a file"):
         export(path, mine / "thesis.txt", onnx=False)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mine", "out", "x.ckpt"]

@@ -165,6 +165,11 @@ def _spec(class_path, **init_args):
         (_spec("rsgeo_gan.models.init_normal"), "is not a network"),
         (_spec("rsgeo_gan.models.NoSuchNet"), "cannot be imported.*train again"),
         (_spec("rsgeo_gan.models.ResNetGenerator", legs=4), "does not accept the stored arguments"),
+        (_spec("rsgeo_gan.models.ResNetGenerator", in_channels=-1, out_channels=1), "does not accept the stored"),
+        (
+            {"hyper_parameters": {"generator": {"class_path": "rsgeo_gan.models.UNetGenerator", "init_args": [1]}}},
+            "names",
+        ),
         (_spec("rsgeo_gan.models.ResNetGenerator", in_channels=3, out_channels=7), "weights of generator do not fit"),
         (_spec("rsgeo_gan.models.PatchDiscriminator", in_channels=3), "weights of generator do not fit"),
     ],

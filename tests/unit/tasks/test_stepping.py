@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rsgeo_gan.errors import TrainingError
+from rsgeo_gan.errors import CheckpointError, TrainingError
 from rsgeo_gan.losses import PooledL1, gradient_penalty
 from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator
 from rsgeo_gan.tasks import CycleTranslation
@@ -278,3 +278,17 @@ def test_a_step_on_a_gpu_in_bfloat16_agrees_with_the_cpu(mode: bool) -> None:
         expected = float(plain.trainer.callback_metrics[name])
         assert float(there.trainer.callback_metrics[name]) == pytest.approx(expected, rel=0.5)
     assert all(torch.isfinite(p).all() for p in there.parameters())
+
+
+def test_optimisers_of_other_networks_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    first = trainer(1)
+    first.fit(translation(), DataLoader(samples(2), batch_size=2))
+    first.save_checkpoint(path)
+    content = torch.load(path, weights_only=False)  # made in Python, so networks are among its arguments
+    content["optimizer_states"][1]["param_groups"][0]["params"].pop()
+    torch.save(content, path)
+    with pytest.raises(
+        CheckpointError, match=r"generator.* parameter tensors when it was written.*Begin a new training"
+    ):
+        trainer(2).fit(translation(), DataLoader(samples(2), batch_size=2), ckpt_path=path, weights_only=False)
