@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from rsgeo_gan.datamodules import PairDataModule
-from rsgeo_gan.losses import PairLoss
+from rsgeo_gan.losses import PairLoss, RegistrationHead
 from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator
 from rsgeo_gan.tasks import CycleTranslation
 from tests.synth import speckled, write_tiles
@@ -23,10 +23,6 @@ pytestmark = [
     # Lightning 2.6 with torch 2.10 and later.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
     # Few workers and short epochs are wanted here.
-    # A resumed run writes where the stopped one did.
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    # It is the state after the step that is saved, on purpose.
-    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
     # A resumed run writes where the stopped one did.
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     # It is the state after the step that is saved, on purpose.
@@ -42,13 +38,19 @@ class Killed(Exception):
 
 
 class Kill(Callback):
-    """End the run at a batch of an epoch, as a power cut would."""
+    """End the run at a batch of an epoch, as a power cut would, or after it, with a checkpoint of that moment."""
 
-    def __init__(self, epoch: int, batch: int) -> None:
+    def __init__(self, epoch: int, batch: int, save: Path | None = None) -> None:
         self.at = (epoch, batch)
+        self.save = save
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == self.at:
+        if (trainer.current_epoch, batch_idx) == self.at and self.save is None:
+            raise Killed
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at and self.save is not None:
+            trainer.save_checkpoint(self.save)
             raise Killed
 
 
@@ -56,11 +58,12 @@ def run(
     folder: Path,
     tiles: Path,
     *,
-    kill: tuple[int, int] | None = None,
+    kill: Kill | None = None,
     resume: Path | None = None,
     seed: int = 1,
     workers: int = 0,
-) -> Trainer:
+    **more: Any,
+) -> None:
     seed_everything(seed)
 
     def generator() -> ResNetGenerator:
@@ -71,9 +74,7 @@ def run(
         generator(),
         PatchDiscriminator(2, width=4, layers=2),
         PatchDiscriminator(2, width=4, layers=2),
-        correspondence=PairLoss(),
-        pool_size=3,
-        warmup_epochs=2,
+        **{"correspondence": PairLoss(), "pool_size": 3, "warmup_epochs": 2, **more},
     )
     savers = [
         ModelCheckpoint(
@@ -91,7 +92,7 @@ def run(
         max_epochs=EPOCHS,
         accelerator="cpu",
         deterministic=True,
-        callbacks=[EMAWeightAveraging(use_buffers=False, decay=0.9), *savers, *([Kill(*kill)] if kill else [])],
+        callbacks=[EMAWeightAveraging(use_buffers=False, decay=0.9), *savers, *([kill] if kill else [])],
         logger=CSVLogger(folder, name=""),
         log_every_n_steps=1,
         num_sanity_val_steps=0,
@@ -106,7 +107,6 @@ def run(
             trainer.fit(task, data)
     else:
         trainer.fit(task, data, ckpt_path=resume, weights_only=False if resume else None)
-    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,9 @@ def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)
+    """Read the checkpoint after the last step; that of epochs is left behind where a score did not improve."""
+    content: dict[str, Any] = torch.load(folder / "within" / "last.ckpt", weights_only=False)
+    assert content["rsgeo_gan_state"]["batches_seen"] == EPOCHS * 4
     return content
 
 
@@ -160,13 +162,15 @@ STATE = (
 )
 
 
+def same_end(expected: Path, resumed: Path) -> list[str]:
+    one, other = saved(expected), saved(resumed)
+    return [found for key in STATE for found in differences(one[key], other[key], key) if IDLE not in found]
+
+
 def test_stop_between_epochs_and_resume_equals_an_uninterrupted_run(tiles: Path, whole: Path, tmp_path: Path) -> None:
-    run(tmp_path, tiles, kill=(1, 0))
+    run(tmp_path, tiles, kill=Kill(1, 0))
     run(tmp_path, tiles, resume=tmp_path / "checkpoints" / "last.ckpt", seed=99)
-    expected, resumed = saved(whole), saved(tmp_path)
-    assert [
-        found for key in STATE for found in differences(expected[key], resumed[key], key) if IDLE not in found
-    ] == []
+    assert same_end(whole, tmp_path) == []
     logged = [
         pd.concat([pd.read_csv(path) for path in sorted(folder.glob("version_*/metrics.csv"))])
         .sort_index(axis=1)
@@ -176,10 +180,25 @@ def test_stop_between_epochs_and_resume_equals_an_uninterrupted_run(tiles: Path,
     pd.testing.assert_frame_equal(*logged, check_exact=True)
 
 
-def test_stop_within_an_epoch_and_resume_equals_an_uninterrupted_run(tiles: Path, whole: Path, tmp_path: Path) -> None:
-    run(tmp_path, tiles, kill=(1, 3))
-    run(tmp_path, tiles, resume=tmp_path / "within" / "last.ckpt", seed=99)
-    expected, resumed = saved(whole), saved(tmp_path)
-    assert [
-        found for key in STATE for found in differences(expected[key], resumed[key], key) if IDLE not in found
-    ] == []
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stop_within_an_epoch_and_resume_equals_an_uninterrupted_run(
+    workers: int, tiles: Path, whole: Path, tmp_path: Path
+) -> None:
+    run(tmp_path, tiles, kill=Kill(1, 3), workers=workers)
+    run(tmp_path, tiles, resume=tmp_path / "within" / "last.ckpt", seed=99, workers=workers)
+    assert any(name.startswith("correspondence.") for name in saved(whole)["state_dict"])
+    assert same_end(whole, tmp_path) == []
+
+
+def test_gradients_of_an_open_window_and_the_mean_of_the_registration_head_go_on(tiles: Path, tmp_path: Path) -> None:
+    def settings() -> dict[str, Any]:
+        return {"correspondence": RegistrationHead(), "accumulate": 3}
+
+    stopped = tmp_path / "open.ckpt"
+    run(tmp_path / "whole", tiles, **settings())
+    run(tmp_path / "parts", tiles, kill=Kill(1, 1, stopped), **settings())
+    state = torch.load(stopped, weights_only=False)
+    assert state["rsgeo_gan_state"]["gradients"]
+    assert state["state_dict"]["correspondence.mean_px"].any()
+    run(tmp_path / "parts", tiles, resume=stopped, seed=99, **settings())
+    assert same_end(tmp_path / "whole", tmp_path / "parts") == []
