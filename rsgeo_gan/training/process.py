@@ -203,6 +203,13 @@ def _with_paths(recipe: dict[str, Any], tiles: Path, folder: Path, start: Publis
         arguments = entry.setdefault("init_args", {})
         arguments["dirpath"] = str((folder / "checkpoints" / (str(number) if number else "")).resolve())
         arguments.setdefault("save_last", True)
+    if all(entry["init_args"].get("monitor") for entry in savers):
+        # A saver that watches a metric writes `last.ckpt` only when the metric improves; this one does every epoch.
+        for entry in savers:
+            entry["init_args"]["save_last"] = False
+        every: dict[str, Any] = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": True}
+        every["dirpath"] = str((folder / "checkpoints").resolve())
+        callbacks.append({"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": every})
     mine = "rsgeo_gan.training.callbacks"
     if start is not None:
         callbacks.insert(0, {"class_path": f"{mine}.StartFrom", "init_args": {"path": str(start.path.resolve())}})

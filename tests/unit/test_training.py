@@ -210,6 +210,23 @@ def test_the_recipe_of_a_training_takes_its_band_counts_from_the_tiles(root: Pat
     assert networks["discriminator_back"]["init_args"] == {"in_channels": 4}
 
 
+def test_every_epoch_is_kept_although_the_recipes_saver_waits_for_a_better_one(root: Path) -> None:
+    saver = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "val/l1"}}
+    (root / "toy.yaml").write_text(yaml.safe_dump({**RECIPE, "trainer": {**RECIPE["trainer"], "callbacks": [saver]}}))
+    _train(root)
+    recipe = yaml.safe_load(next((root / "training").glob("*/recipe.yaml")).read_text())
+    best, last = (
+        entry["init_args"]
+        for entry in recipe["trainer"]["callbacks"]
+        if entry["class_path"].endswith("ModelCheckpoint")
+    )
+    assert best["monitor"] == "val/l1"
+    assert best["save_last"] is False
+    assert last["filename"] == "last"
+    assert "monitor" not in last
+    assert last["dirpath"] == best["dirpath"]
+
+
 def test_a_moved_run_finds_its_training_again(root: Path) -> None:
     first = _train(root, "scratch")
     moved = root.with_name(root.name + "-moved")
