@@ -24,7 +24,7 @@ def task(direction: str = "source_to_target", **more: Any) -> PairedTranslation:
         direction=direction,  # type: ignore[arg-type]
         **more,
     )
-    made_task._trainer = Mock(estimated_stepping_batches=100, max_epochs=10)
+    made_task._trainer = Mock(num_training_batches=10, max_epochs=10, max_steps=-1)
     return made_task
 
 

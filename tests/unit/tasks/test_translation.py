@@ -23,7 +23,7 @@ def task(source: int = 3, target: int = 2, **more: Any) -> CycleTranslation:
         PatchDiscriminator(source, width=4, layers=2),
         **{"correspondence": PairLoss(), **more},
     )
-    made._trainer = Mock(estimated_stepping_batches=100, max_epochs=10)
+    made._trainer = Mock(num_training_batches=10, max_epochs=10, max_steps=-1)
     return made
 
 
