@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from rsgeo_gan import __version__, chain, cli
 from rsgeo_gan.chain import Job, Outcome, Stage
+from rsgeo_gan.cli import fitting
 from rsgeo_gan.errors import FailedShareError, GridError, TrainingError
 from rsgeo_gan.manifest import check_share
 
@@ -34,8 +35,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     replaced = tuple(stand_in(stage.name) for stage in chain.STAGES)
     monkeypatch.setattr(chain, "STAGES", replaced)
-    monkeypatch.setattr(cli, "STAGES", replaced)
-    monkeypatch.setattr(cli, "headline", lambda job: [{"product": "s1", "correlation": 0.61}])
+    monkeypatch.setattr(chain, "headline", lambda job: [{"product": "s1", "correlation": 0.61}])
     return called
 
 
@@ -43,7 +43,7 @@ def _fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def run(name: str, job: Job, progress: Any) -> Outcome:
         raise error
 
-    monkeypatch.setattr(cli, "run_stage", run)
+    monkeypatch.setattr(chain, "run_stage", run)
 
 
 def test_version_is_printed() -> None:
@@ -198,7 +198,7 @@ def test_generating_without_a_checkpoint_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_arguments_of_lightning_commands_are_passed_on_untouched(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(cli, "_lightning", lambda arguments: seen.append(list(arguments)))
+    monkeypatch.setattr(fitting, "lightning", lambda arguments: seen.append(list(arguments)))
     given = ["--config", "r.yaml", "--trainer.max_epochs=1", "--help", "--model.weights.pair", "0.5", "-c", "x"]
     assert runner.invoke(cli.app, [command, *given]).exit_code == 0
     assert seen == [[command, *given]]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
 
-from rsgeo_gan import cli, raster
+from rsgeo_gan import chain, cli, raster
 from rsgeo_gan.chain import Outcome
 from rsgeo_gan.errors import CheckpointError, ExportError, ProductError
 from rsgeo_gan.export import deepness, export, folder, graph
@@ -273,7 +273,7 @@ def test_the_command_line_hands_a_checkpoint_to_generate(tmp_path, monkeypatch):
         seen.append((name, job.checkpoint))
         return Outcome(name, "products.json", total=1, new=1)
 
-    monkeypatch.setattr(cli, "run_stage", stage)
+    monkeypatch.setattr(chain, "run_stage", stage)
     arguments = ["generate", "-c", "sample", "-o", str(tmp_path), "--checkpoint", "model"]
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     assert seen == [("generate", "model")]

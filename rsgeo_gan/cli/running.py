@@ -1,0 +1,102 @@
+"""Runs stages with a bar each, and says at the end what came of it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from rsgeo_gan import chain
+from rsgeo_gan.chain import Job, Outcome
+from rsgeo_gan.cli.shell import screen
+from rsgeo_gan.progress import Progress
+
+__all__ = ["progress_bar", "run_job"]
+
+_PLAIN_WIDTH = 120
+"""Columns of the final table where the output is not a terminal."""
+
+
+def run_job(job: Job, names: Sequence[str] = ()) -> None:
+    """Run stages of a job with one bar each, then say what came of it."""
+    signal.signal(signal.SIGTERM, _terminated)
+    chain.prepare(job)
+    chosen = [stage.name for stage in chain.STAGES if not names or stage.name in names]
+    outcomes: list[Outcome] = []
+    for name in chosen:
+        with progress_bar(name) as progress:
+            outcome = chain.run_stage(name, job, progress)
+        outcomes.append(outcome)
+        screen.print(_line(outcome), highlight=False, markup=False, soft_wrap=True)
+    if not names:
+        _close(job, outcomes)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _line(outcome: Outcome) -> str:
+    parts = [outcome.note or f"{outcome.total} items", f"{outcome.new} new" if outcome.new else "nothing new"]
+    if outcome.dropped:
+        parts.append(f"{outcome.dropped} dropped (reasons in {outcome.path})")
+    return f"{outcome.stage:>10}  {', '.join(parts)}"
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Progress]:
+    """Draw one stage's bar with its remaining time; gone when the stage ends."""
+    columns = (
+        TextColumn("{task.fields[stage]:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Bars(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        task = bars.add_task("", total=None, stage=name)
+
+        def report(label: str, done: int, total: int) -> None:
+            bars.update(task, description="" if label == name else label, completed=done, total=total or None)
+
+        yield report
+
+
+def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
+    """Print the scores, the products and the way to the report."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    root = job.root
+    products = sorted((root / "products").rglob("*.tif"))
+    for direction, rows in groupby(
+        chain.headline(job), key=lambda row: str(next(iter(row.values()))).rpartition(": ")[0]
+    ):
+        console.print(_scores(direction, list(rows)))
+    if chain.nothing_new(list(outcomes)):
+        console.print("Nothing new: everything was done already.", highlight=False)
+    console.print(f"{len(products)} products in {root / 'products'}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def _scores(direction: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Set the scores of one direction in a table; the first entry of a row is `direction: kind`."""
+    table = Table(title=f"Scores, {direction}", title_justify="left", box=box.SIMPLE_HEAD)
+    first, *others = rows[0]
+    table.add_column(first, no_wrap=True)
+    for column in others:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        label, *values = (str(value) for value in row.values())
+        table.add_row(label.rpartition(": ")[2], *values)
+    return table
