@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from rsgeo_gan.losses.adversarial import AdversarialLoss, Hinge, LeastSquares, NonSaturating, Wasserstein
+from rsgeo_gan.losses.adversarial import (
+    AdversarialLoss,
+    Hinge,
+    LeastSquares,
+    NonSaturating,
+    Relativistic,
+    Wasserstein,
+)
 from rsgeo_gan.losses.alignment import PairLoss
 from rsgeo_gan.losses.contrast import PatchNCE
 from rsgeo_gan.losses.correspondence import Combined, Correspondence, PooledL1, ShiftTolerantL1
-from rsgeo_gan.losses.penalties import gradient_penalty, interpolated_penalty, r1, r2
+from rsgeo_gan.losses.features import (
+    EntropyLimit,
+    entropy,
+    feature_scale,
+    halved_uniformity,
+    halves,
+    masked_features,
+    potential,
+    uniformity,
+)
+from rsgeo_gan.losses.penalties import gradient_penalty, interpolated_penalty, path_length, r1, r2
 from rsgeo_gan.losses.reconstruction import masked_l1, masked_mean, total_variation
 from rsgeo_gan.losses.registration import RegistrationHead
 from rsgeo_gan.losses.shift import best_shift, shift_tolerant_l1
@@ -15,6 +32,7 @@ __all__ = [
     "AdversarialLoss",
     "Combined",
     "Correspondence",
+    "EntropyLimit",
     "Hinge",
     "LeastSquares",
     "NonSaturating",
@@ -22,15 +40,24 @@ __all__ = [
     "PatchNCE",
     "PooledL1",
     "RegistrationHead",
+    "Relativistic",
     "ShiftTolerantL1",
     "Wasserstein",
     "best_shift",
+    "entropy",
+    "feature_scale",
     "gradient_penalty",
+    "halved_uniformity",
+    "halves",
     "interpolated_penalty",
+    "masked_features",
     "masked_l1",
     "masked_mean",
+    "path_length",
+    "potential",
     "r1",
     "r2",
     "shift_tolerant_l1",
     "total_variation",
+    "uniformity",
 ]

@@ -1,4 +1,4 @@
-"""Adversarial objectives on patch logits: two methods each, no optimiser, no weights of terms.
+"""Adversarial objectives on logits, (B, 1) or of patches: two methods each, no optimiser, no weights of terms.
 
 Every objective reduces with `masked_mean`; masks are at the size of the logits.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rsgeo_gan.losses.reconstruction import masked_mean
 
-__all__ = ["AdversarialLoss", "Hinge", "LeastSquares", "NonSaturating", "Wasserstein"]
+__all__ = ["AdversarialLoss", "Hinge", "LeastSquares", "NonSaturating", "Relativistic", "Wasserstein"]
 
 
 class AdversarialLoss(nn.Module, ABC):
@@ -23,7 +23,7 @@ class AdversarialLoss(nn.Module, ABC):
         """Return the generator's loss.
 
         Args:
-            fake: Logits of fakes, shape (B, 1, h, w).
+            fake: Logits of fakes, shape (B, 1) or (B, 1, h, w).
             real: Logits of reals, for relativistic objectives only.
             mask: 1 where a logit of the fake counts, same shape.
 
@@ -38,7 +38,7 @@ class AdversarialLoss(nn.Module, ABC):
         """Return the discriminator's loss.
 
         Args:
-            real: Logits of reals, shape (B, 1, h, w).
+            real: Logits of reals, shape (B, 1) or (B, 1, h, w).
             fake: Logits of fakes.
             mask_real: 1 where a logit of the real counts.
             mask_fake: 1 where a logit of the fake counts.
@@ -117,3 +117,50 @@ class Wasserstein(AdversarialLoss):
     ) -> Tensor:
         """Mean fake - mean real."""
         return masked_mean(fake, mask_fake) - masked_mean(real, mask_real)
+
+
+class Relativistic(AdversarialLoss):
+    """Logistic loss of the difference between a real and a fake, paired in the order of the batch.
+
+    It needs penalties on the discriminator's slope at reals and at fakes beside it (`r1` and `r2`).
+
+    Reference: Jolicoeur-Martineau, 2018, arXiv:1807.00734, in the form of Huang et al., 2024, arXiv:2501.05441 (R3GAN).
+    """
+
+    def generator(
+        self,
+        fake: Tensor,
+        real: Tensor | None = None,
+        mask: Tensor | None = None,
+        mask_real: Tensor | None = None,
+    ) -> Tensor:
+        """Mean softplus(real - fake); a pair counts where both masks do.
+
+        Raises:
+            ValueError: If the logits of the reals are missing, or of another shape.
+        """
+        if real is None:
+            raise ValueError("Relativistic: the generator's loss needs the logits of the reals too; pass real=")
+        return self._paired(real, fake, mask_real, mask)
+
+    def discriminator(
+        self, real: Tensor, fake: Tensor, mask_real: Tensor | None = None, mask_fake: Tensor | None = None
+    ) -> Tensor:
+        """Mean softplus(fake - real); a pair counts where both masks do.
+
+        Raises:
+            ValueError: If the shapes of the logits differ.
+        """
+        return self._paired(fake, real, mask_fake, mask_real)
+
+    @staticmethod
+    def _paired(low: Tensor, high: Tensor, mask_low: Tensor | None, mask_high: Tensor | None) -> Tensor:
+        """Pull `high` above `low`."""
+        if low.shape != high.shape:
+            raise ValueError(
+                "Relativistic: expected as many reals as fakes, got logits of shapes "
+                f"{tuple(low.shape)} and {tuple(high.shape)}; use batches of equal size"
+            )
+        masks = [mask.float() for mask in (mask_low, mask_high) if mask is not None]
+        both = None if not masks else masks[0] if len(masks) == 1 else masks[0] * masks[1]
+        return masked_mean(F.softplus(low.float() - high.float()), both)

@@ -1,4 +1,4 @@
-"""Gradient penalties of the discriminator, in float32 even under mixed precision."""
+"""Penalties on slopes, of the discriminator and of the generator, in float32 even under mixed precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["gradient_penalty", "interpolated_penalty", "r1", "r2"]
+__all__ = ["gradient_penalty", "interpolated_penalty", "path_length", "r1", "r2"]
 
 
 def gradient_penalty(images: Tensor, discriminator: Callable[[Tensor], Tensor], gamma: float = 1.0) -> Tensor:
@@ -67,3 +67,39 @@ def interpolated_penalty(
         slope = (gradient.square().sum(dim=(1, 2, 3)) / pixels.clamp_min(1) + 1e-12).sqrt()
         held = (pixels > 0).float()
         return ((slope - 1).square() * held).sum() / held.sum().clamp_min(1)
+
+
+def path_length(
+    styles: Tensor, synthesis: Callable[[Tensor], Tensor], mean: Tensor, decay: float = 0.01
+) -> tuple[Tensor, Tensor]:
+    """Squared distance of the generator's path lengths from their running mean, averaged over samples.
+
+    A path length is |Jᵀ y| for the Jacobian J of the image in the style and an image y of unit normal noise over the
+    root of its pixels; with several styles per sample, the root mean square of theirs.
+
+    Reference: Karras et al., 2020, arXiv:1912.04958 (equation 4).
+
+    Args:
+        styles: Shape (B, K), or (B, L, K) for L layers. If they have a history, gradients reach what made them too.
+        synthesis: From styles to images, shape (B, C, H, W); run here with autocast off.
+        mean: Running mean of the lengths, a scalar; 0 at first.
+        decay: Share of the batch in the new mean.
+
+    Returns:
+        The penalty, a scalar, float32, differentiable in the generator's weights and without a weight of its own; and
+        the new running mean, detached, for the next call.
+
+    Raises:
+        ValueError: If the styles have another shape.
+    """
+    if styles.ndim not in (2, 3):
+        raise ValueError(f"path_length: expected styles (B, K) or (B, L, K), got {tuple(styles.shape)}")
+    with torch.enable_grad(), torch.autocast(styles.device.type, enabled=False):
+        at = styles.float() if styles.requires_grad else styles.detach().float().requires_grad_()
+        images = synthesis(at).float()
+        noise = torch.randn_like(images) / (images.shape[-2] * images.shape[-1]) ** 0.5
+        (gradient,) = torch.autograd.grad((images * noise).sum(), at, create_graph=True)
+        squared = gradient.square().sum(dim=-1)  # (B,) or (B, L)
+        lengths = ((squared if styles.ndim == 2 else squared.mean(dim=1)) + 1e-12).sqrt()
+        fresh = torch.lerp(mean.float(), lengths.detach().mean(), decay)
+        return (lengths - fresh).square().mean(), fresh

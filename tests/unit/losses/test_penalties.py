@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsgeo_gan.losses import interpolated_penalty, r1, r2
+from rsgeo_gan.losses import interpolated_penalty, path_length, r1, r2
 from rsgeo_gan.models import PatchDiscriminator
 
 
@@ -73,3 +73,41 @@ def test_interpolated_penalty_looks_between_real_and_fake() -> None:
     assert len(shares.unique()) == 3
     assert shares.min() > 0
     assert shares.max() < 1
+
+
+@pytest.mark.parametrize("layers", [None, 3])
+def test_path_length_of_a_linear_generator_is_its_scale(layers: int | None) -> None:
+    """An image of one pixel per style times 5: the length is 5 |y| for noise of unit variance over the pixels."""
+    shape = (2000, 16) if layers is None else (2000, layers, 16)
+    styles = torch.zeros(shape)
+    render = lambda w: 5 * (w if layers is None else w.sum(dim=1)).view(-1, 1, 4, 4)  # noqa: E731
+    torch.manual_seed(0)
+    penalty, mean = path_length(styles, render, torch.tensor(0.0), decay=1.0)
+    # |y| of 16 normal numbers over 4: its mean square is 1.
+    assert mean.item() ** 2 + penalty.item() == pytest.approx(25, rel=0.02)
+    assert penalty / 25 < 0.05
+
+
+def test_path_length_trains_the_generator_and_what_made_the_styles_but_moves_its_mean_slowly() -> None:
+    torch.manual_seed(0)
+    mapping, synthesis = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Unflatten(1, (3, 2, 2)))
+    penalty, mean = path_length(mapping(torch.randn(6, 4)), synthesis, torch.tensor(2.0))
+    penalty.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (mapping.weight, synthesis[0].weight))
+    assert not mean.requires_grad
+    assert 0.98 < mean / 2 < 1.02
+    assert mean != 2
+
+
+def test_path_length_is_computed_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    synthesis = nn.Sequential(nn.Linear(4, 12), nn.Unflatten(1, (3, 2, 2)))
+    styles, found = torch.randn(6, 4), []
+    for enabled in (True, False):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(path_length(styles, synthesis, torch.tensor(0.0)))
+    assert found[0][0].dtype == torch.float32
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match=r"expected styles \(B, K\) or \(B, L, K\), got \(4,\)"):
+        path_length(torch.zeros(4), synthesis, torch.tensor(0.0))
