@@ -16,7 +16,13 @@ __all__ = ["AdversarialLoss", "Hinge", "LeastSquares", "NonSaturating", "Relativ
 
 
 class AdversarialLoss(nn.Module, ABC):
-    """What a task expects of an adversarial objective."""
+    """What a task expects of an adversarial objective.
+
+    Attributes:
+        relativistic: Whether the generator's loss needs the logits of the reals.
+    """
+
+    relativistic = False
 
     @abstractmethod
     def generator(self, fake: Tensor, real: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -126,6 +132,8 @@ class Relativistic(AdversarialLoss):
 
     Reference: Jolicoeur-Martineau, 2018, arXiv:1807.00734, in the form of Huang et al., 2024, arXiv:2501.05441 (R3GAN).
     """
+
+    relativistic = True
 
     def generator(
         self,

@@ -72,6 +72,8 @@ def test_relativistic_pairs_count_where_both_sides_are_valid() -> None:
 
 def test_relativistic_loss_moves_the_fakes_only_with_detached_reals_and_refuses_unequal_batches() -> None:
     loss, fake = Relativistic(), torch.zeros(2, 1, requires_grad=True)
+    assert loss.relativistic
+    assert not any(other.relativistic for other in ALL)
     (pull,) = torch.autograd.grad(loss.generator(fake, torch.zeros(2, 1)), fake)
     assert (pull == -0.25).all()
     with pytest.raises(ValueError, match="needs the logits of the reals too; pass real="):
