@@ -29,7 +29,7 @@ def run_job(job: Job, names: Sequence[str] = ()) -> None:
     """Run stages of a job with one bar each, then say what came of it."""
     signal.signal(signal.SIGTERM, _terminated)
     chain.prepare(job)
-    chosen = [stage.name for stage in chain.STAGES if not names or stage.name in names]
+    chosen = [stage.name for stage in job.stages if not names or stage.name in names]
     outcomes: list[Outcome] = []
     for name in chosen:
         with progress_bar(name) as progress:

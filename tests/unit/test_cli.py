@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rsgeo_gan import __version__, chain, cli
-from rsgeo_gan.chain import Job, Outcome, Stage
+from rsgeo_gan.chain import Job, Outcome, Stage, translation
 from rsgeo_gan.cli import fitting
 from rsgeo_gan.errors import FailedShareError, GridError, TrainingError
 from rsgeo_gan.manifest import check_share
@@ -34,7 +34,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Stage(name, run)
 
     replaced = tuple(stand_in(stage.name) for stage in chain.STAGES)
-    monkeypatch.setattr(chain, "STAGES", replaced)
+    monkeypatch.setattr(translation, "STAGES", replaced)
     monkeypatch.setattr(chain, "headline", lambda job: [{"product": "s1", "correlation": 0.61}])
     return called
 

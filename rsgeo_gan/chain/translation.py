@@ -1,15 +1,9 @@
-"""The order of the stages, in one place: what the command line and the flows both walk through.
-
-A run is described by text and paths only (`Job`), so that it can be handed to another process. Every stage
-reads what the earlier ones left in the output folder, does what is missing, and says how much was new.
-"""
+"""From scenes to translated rasters: ingest, coregister, tile, train, generate, report."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -17,24 +11,13 @@ from typing import Any, get_args
 from rsgeo_gan import __version__
 from rsgeo_gan.catalog import Catalog, load
 from rsgeo_gan.catalog.models import Direction
+from rsgeo_gan.chain.stages import Outcome, Plan, Stage, collection, fingerprint, known_items, outcome_of, sealed
 from rsgeo_gan.errors import CatalogError, ProductError
-from rsgeo_gan.manifest import Manifest, write_json, write_text
-from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.manifest import Manifest
+from rsgeo_gan.progress import Progress
 from rsgeo_gan.training import MODES, Mode, read_pin
 
-__all__ = [
-    "DIRECTIONS",
-    "STAGES",
-    "Direction",
-    "Job",
-    "Outcome",
-    "Stage",
-    "headline",
-    "nothing_new",
-    "prepare",
-    "run_stage",
-    "stage_named",
-]
+__all__ = ["DIRECTIONS", "STAGES", "Direction", "Job", "headline"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +25,7 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Plan[Catalog]):
     """One run of the chain, in plain text.
 
     Args:
@@ -64,9 +47,9 @@ class Job:
     checkpoint: str = ""
 
     @property
-    def root(self) -> Path:
-        """The output folder, absolute."""
-        return Path(self.out).expanduser().absolute()
+    def stages(self) -> Sequence[Stage[Job, Catalog]]:
+        """The stages of the chain, in order."""
+        return STAGES
 
     def load(self) -> Catalog:
         """Read the catalogue with this run's choices put in.
@@ -90,79 +73,6 @@ class Job:
         return catalog
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage did.
-
-    Args:
-        stage: Its name.
-        path: The file that holds its result.
-        total: Items in the result.
-        new: Items made or changed by this call.
-        dropped: Items left out, with reasons in the result.
-        note: One sentence for people.
-    """
-
-    stage: str
-    path: str
-    total: int
-    new: int
-    dropped: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the chain.
-
-    Args:
-        name: Verb, as on the command line.
-        run: Does the work.
-        network: Whether it may talk to the network, and is worth another try.
-    """
-
-    name: str
-    run: Callable[[Job, Catalog, Progress], Outcome]
-    network: bool = False
-
-
-def prepare(job: Job) -> Catalog:
-    """Check catalogue and output folder before anything is done.
-
-    Raises:
-        CatalogError: If the catalogue is wrong.
-        ProductError: If the output folder cannot be written.
-    """
-    catalog = job.load()
-    probe = write_text(job.root / ".writable", "")
-    try:
-        probe.unlink()
-    except OSError as error:
-        raise ProductError(f"Cannot write {job.root}: {error.strerror}.") from error
-    return catalog
-
-
-def run_stage(name: str, job: Job, progress: Progress = silent) -> Outcome:
-    """Run one stage of a job on what the earlier ones left on disk.
-
-    Raises:
-        RSGeoGANError: What the stage raises; `SourceError` if an earlier stage has not been run.
-    """
-    return stage_named(name).run(job, job.load(), progress)
-
-
-def stage_named(name: str) -> Stage:
-    """Return a stage by its name.
-
-    Raises:
-        ValueError: If there is no such stage.
-    """
-    for stage in STAGES:
-        if stage.name == name:
-            return stage
-    raise ValueError(f"no stage {name!r}; expected one of {', '.join(stage.name for stage in STAGES)}")
-
-
 def headline(job: Job) -> list[dict[str, Any]]:
     """Return the scores worth a table, one row per product or baseline, as the report computed them."""
     from rsgeo_gan.report import headline as rows
@@ -170,47 +80,42 @@ def headline(job: Job) -> list[dict[str, Any]]:
     return list(rows(job.root))
 
 
-def nothing_new(outcomes: list[Outcome]) -> bool:
-    """Tell whether a whole run found everything done already."""
-    return all(outcome.new == 0 for outcome in outcomes)
-
-
 def _ingest(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     from rsgeo_gan.ingest import ingest
 
-    before = _known(job.root / "scenes")
-    return _outcome("ingest", "scenes", before, ingest(catalog, job.root / "scenes", progress=progress))
+    before = known_items(job.root / "scenes")
+    return outcome_of("ingest", "scenes", before, ingest(catalog, job.root / "scenes", progress=progress))
 
 
 def _coregister(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     from rsgeo_gan.coregister import coregister
 
-    before = _known(job.root / "pairs")
+    before = known_items(job.root / "pairs")
     pairs = coregister(
-        Manifest.read(_collection(job, "scenes")),
+        Manifest.read(collection(job, "scenes")),
         catalog.pairing,
         job.root / "pairs",
         max_failed_share=catalog.limits.max_failed_share,
         progress=progress,
     )
-    return _outcome("coregister", "pairs", before, pairs)
+    return outcome_of("coregister", "pairs", before, pairs)
 
 
 def _tile(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     from rsgeo_gan.tiling import resolve_grid, tile
 
-    before = _known(job.root / "tiles")
-    scenes = Manifest.read(_collection(job, "scenes"))
+    before = known_items(job.root / "tiles")
+    scenes = Manifest.read(collection(job, "scenes"))
     tiles = tile(
-        Manifest.read(_collection(job, "pairs")),
+        Manifest.read(collection(job, "pairs")),
         scenes,
-        resolve_grid(catalog.grid, scenes, _collection(job, "tiles")),
+        resolve_grid(catalog.grid, scenes, collection(job, "tiles")),
         catalog.tiling,
         job.root / "tiles",
         max_failed_share=catalog.limits.max_failed_share,
         progress=progress,
     )
-    return _outcome("tile", "tiles", before, tiles)
+    return outcome_of("tile", "tiles", before, tiles)
 
 
 def _train(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
@@ -220,7 +125,7 @@ def _train(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
         told = recipe_directions(catalog.training.recipe, catalog.training.overrides)
         _directions(job, catalog, told, f"recipe {catalog.training.recipe}")
     published = train(
-        _collection(job, "tiles"),
+        collection(job, "tiles"),
         catalog.training,
         job.root / "training",
         mode=job.train,
@@ -252,22 +157,22 @@ def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
     directions = _directions(job, catalog, tuple(read_stored(checkpoint).networks), f"checkpoint {checkpoint.name}")
     if len(directions) < len(catalog.products.directions):
         logger.warning("checkpoint %s translates %s only", checkpoint.name, " and ".join(directions))
-    before = _known(job.root / "products")
-    scenes = Manifest.read(_collection(job, "scenes"))
+    before = known_items(job.root / "products")
+    scenes = Manifest.read(collection(job, "scenes"))
     products = generate(
         scenes,
-        Manifest.read(_collection(job, "tiles")),
+        Manifest.read(collection(job, "tiles")),
         checkpoint,
         job.root / "products",
         directions=directions,
-        grid=resolve_grid(catalog.grid, scenes, _collection(job, "tiles")),
-        pairs=Manifest.read(_collection(job, "pairs")),
+        grid=resolve_grid(catalog.grid, scenes, collection(job, "tiles")),
+        pairs=Manifest.read(collection(job, "pairs")),
         window_px=catalog.products.window_px,
         item_limit=catalog.products.item_limit,
         max_failed_share=catalog.limits.max_failed_share,
         progress=progress,
     )
-    return _outcome("generate", "products", before, products)
+    return outcome_of("generate", "products", before, products)
 
 
 def _directions(job: Job, catalog: Catalog, there: Sequence[str], model: str) -> list[Direction]:
@@ -291,30 +196,25 @@ def _directions(job: Job, catalog: Catalog, there: Sequence[str], model: str) ->
 
 
 def _report(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
-    """Write the report, unless it was made from exactly what lies there now."""
     root = job.root
-    page, seal = root / "report" / "index.html", root / "report" / ".made_from.json"
     radius_px = catalog.training.radius_px
-    parts = [_fingerprint(_collection(job, name)) for name in ("scenes", "pairs", "tiles", "products")]
     pin = read_pin(root / "models")
     made_from = {
         "version": __version__,
-        "parts": parts,
+        "parts": [fingerprint(collection(job, name)) for name in ("scenes", "pairs", "tiles", "products")],
         "checkpoint": pin.digest if pin else "",
         "radius_px": radius_px,
     }
-    if page.is_file() and seal.is_file() and json.loads(seal.read_text(encoding="utf-8")) == made_from:
-        progress("report", 1, 1)
-        return Outcome("report", str(page), total=1, new=0, note="nothing changed since it was written")
-    from rsgeo_gan.report import report
 
-    seal.unlink(missing_ok=True)
-    page = report(root, radius_px=radius_px, progress=progress)
-    write_json(seal, made_from)
-    return Outcome("report", str(page), total=1, new=1, note="written")
+    def make() -> Path:
+        from rsgeo_gan.report import report
+
+        return report(root, radius_px=radius_px, progress=progress)
+
+    return sealed(root / "report" / "index.html", made_from, make, progress)
 
 
-STAGES: tuple[Stage, ...] = (
+STAGES: tuple[Stage[Job, Catalog], ...] = (
     Stage("ingest", _ingest, network=True),
     Stage("coregister", _coregister),
     Stage("tile", _tile),
@@ -323,50 +223,3 @@ STAGES: tuple[Stage, ...] = (
     Stage("report", _report),
 )
 """The chain, in order."""
-
-_IGNORED = {"created", "updated", "processing:datetime"}
-
-
-def _collection(job: Job, name: str) -> Path:
-    return job.root / name / f"{name}.json"
-
-
-def _known(folder: Path) -> dict[str, str]:
-    """Return the items of an earlier call, each with a digest of what it says."""
-    path = folder / f"{folder.name}.json"
-    if not path.is_file():
-        return {}
-    return {
-        item.id: _digest({**item.to_dict(), "properties": _lasting(item.properties)}) for item in Manifest.read(path)
-    }
-
-
-def _outcome(stage: str, folder: str, before: dict[str, str], manifest: Manifest) -> Outcome:
-    after = _known(manifest.path.parent)
-    new = sum(1 for name, digest in after.items() if before.get(name) != digest)
-    return Outcome(
-        stage,
-        str(manifest.path),
-        total=len(after),
-        new=new,
-        dropped=len(manifest.dropped),
-        note=f"{len(after)} {folder}",
-    )
-
-
-def _fingerprint(path: Path) -> str:
-    """Digest a collection's content without the times it was written at."""
-    if not path.is_file():
-        return ""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    for feature in data.get("features", []):
-        feature["properties"] = _lasting(feature.get("properties", {}))
-    return _digest(data)
-
-
-def _lasting(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in properties.items() if key not in _IGNORED}
-
-
-def _digest(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
