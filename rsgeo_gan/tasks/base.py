@@ -15,13 +15,13 @@ import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.tasks import BaseTask
 
@@ -54,13 +54,15 @@ class AdversarialTask(BaseTask):
         lr: Learning rate of the generators.
         lr_discriminator: Learning rate of the discriminators; that of the generators when None.
         betas: Adam's two decay rates.
+        optimizer: Adam, or plain gradient descent, under which the size of a weight matters.
+        momentum: Of plain gradient descent.
         warmup_epochs: Epochs over which the learning rates rise linearly.
         warmup_steps: Steps over which they rise linearly; of use where epochs are few.
         decay_share: Share of the epochs, at the end, over which they fall linearly towards zero.
-        fused: Adam in one kernel; else torch's own choice, which is `foreach` on a GPU.
+        fused: An optimiser's step in one kernel; else torch's own choice, which is `foreach` on a GPU.
         accumulate: Batches whose mean gradient makes one step. Those left at an epoch's end make a step too.
-        clip_norm: Largest norm of the gradients, of the discriminators and of the generators each; no limit when
-            None.
+        clip_norm: Largest norm of the gradients, of the discriminators, of the generators, and of each attribute that
+            is `apart`; no limit when None.
         channels_last: Keep the networks' weights in the memory order of GPU convolution kernels.
         compile: Compile the networks, or the mode of `torch.compile`.
 
@@ -76,6 +78,8 @@ class AdversarialTask(BaseTask):
     discriminators: ClassVar[tuple[str, ...]] = ("discriminator",)
     #: Attributes whose parameters the second, the generators' optimiser has.
     generators: ClassVar[tuple[str, ...]] = ("generator",)
+    #: Attributes among them that are a parameter group each, so that no limit on gradients ties them to the others.
+    apart: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -91,6 +95,8 @@ class AdversarialTask(BaseTask):
         clip_norm: float | None = None,
         channels_last: bool = False,
         compile: bool | str = False,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        momentum: float = 0.0,
     ) -> None:
         unknown = set(weights or ()) - set(self.default_weights)
         if unknown:
@@ -108,10 +114,17 @@ class AdversarialTask(BaseTask):
                 f"{type(self).__name__}: expected accumulate >= 1 and clip_norm > 0 or none, got {accumulate} and "
                 f"{clip_norm}"
             )
+        if optimizer not in ("adam", "sgd") or not 0 <= momentum < 1 or (momentum and optimizer == "adam"):
+            raise ValueError(
+                f"{type(self).__name__}: expected the optimizer adam, or sgd with a momentum from 0 to below 1, got "
+                f"{optimizer} with momentum {momentum}; Adam's is in betas"
+            )
         self.weights = {**self.default_weights, **(weights or {})}
         self.lr = lr
         self.lr_discriminator = lr if lr_discriminator is None else lr_discriminator
         self.betas = betas
+        self.optimizer = optimizer
+        self.momentum = momentum
         self.warmup_epochs = warmup_epochs
         self.decay_share = decay_share
         self.fused = fused
@@ -137,7 +150,7 @@ class AdversarialTask(BaseTask):
 
     @abstractmethod
     def discriminator_terms(self, batch: Batch) -> Terms:
-        """Return the discriminators' named, unweighted scalars."""
+        """Return the discriminators' named, unweighted scalars; none where they rest in this batch."""
 
     @abstractmethod
     def generator_terms(self, batch: Batch) -> Terms:
@@ -188,14 +201,25 @@ class AdversarialTask(BaseTask):
         super().log(*args, **kwargs)
 
     def configure_optimizers(self) -> Any:
-        """Return Adam for the discriminators, then Adam for the generators, and their schedules."""
+        """Return the optimiser of the discriminators, then that of the generators, and their schedules."""
         optimizers = [
-            Adam(self._parameters_of(names), lr=lr, betas=self.betas, fused=self.fused or None)
+            self._optimizer(self._groups_of(names), lr)
             for names, lr in ((self.discriminators, self.lr_discriminator), (self.generators, self.lr))
         ]
         return optimizers, [
             {"scheduler": LambdaLR(optimizer, self.schedule), "interval": "epoch"} for optimizer in optimizers
         ]
+
+    def _optimizer(self, groups: list[dict[str, Any]], lr: float) -> Optimizer:
+        if self.optimizer == "sgd":
+            return SGD(groups, lr=lr, momentum=self.momentum, fused=self.fused or None)
+        return Adam(groups, lr=lr, betas=self.betas, fused=self.fused or None)
+
+    def _groups_of(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Return the parameters of all attributes together, then those of each one that is apart."""
+        together = tuple(name for name in names if name not in self.apart)
+        found = [self._parameters_of(group) for group in (together, *((n,) for n in names if n in self.apart))]
+        return [{"params": parameters} for parameters in found if parameters] or [{"params": []}]
 
     def _parameters_of(self, names: tuple[str, ...]) -> list[nn.Parameter]:
         modules = [getattr(self, name) for name in names]
@@ -261,15 +285,17 @@ class AdversarialTask(BaseTask):
         self._window_open = batch_idx + 1 < first + length
         batch = self.prepare(dict(batch))
         size = len(next(value for value in batch.values() if isinstance(value, Tensor) and value.ndim > 1))
-        sums = {}
+        sums: dict[str, Tensor | float] = dict.fromkeys(_SIDES, float("nan"))
         for prefix, optimizer, terms_of in zip(
             _SIDES, optimizers, (self.discriminator_terms, self.generator_terms), strict=True
         ):
             with optimizer.toggle_model(sync_grad=not self._window_open):
                 terms = terms_of(batch)
-                total = self._weighted(prefix, terms)
                 if batch_idx == first:
                     optimizer.zero_grad(set_to_none=True)
+                if not terms and prefix == _SIDES[0]:
+                    continue
+                total = self._weighted(prefix, terms)
                 self.manual_backward(total / length)
             sums[prefix] = total.detach()
             self.log_dict({f"{prefix}/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
@@ -381,6 +407,12 @@ class AdversarialTask(BaseTask):
             checkpoint.get("optimizer_states", ()), (self.discriminators, self.generators), strict=False
         ):
             kept = sum(len(group["params"]) for group in states["param_groups"])
+            kind = "adam" if "betas" in states["param_groups"][0] else "sgd"
+            if kind != self.optimizer:
+                raise CheckpointError(
+                    f"The checkpoint cannot be trained on: its optimiser is {kind}, the recipe's is {self.optimizer}; "
+                    f"set model.optimizer to {kind}, or begin a new training."
+                )
             if kept != (now := len(self._parameters_of(names))):
                 raise CheckpointError(
                     f"The checkpoint cannot be trained on: {', '.join(names)} had {kept} parameter tensors when it was "

@@ -6,13 +6,18 @@ Processes that train together have a state each.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed
 
-__all__ = ["capture", "of_all_ranks", "restore"]
+__all__ = ["Stream", "capture", "of_all_ranks", "restore"]
+
+_OWN = 0x5EED
+"""Sets a stream's seed apart from that of the run."""
 
 
 def capture() -> dict[str, Any]:
@@ -39,9 +44,7 @@ def restore(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+    _set_torch_state(state)
 
 
 def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -51,3 +54,46 @@ def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
     states: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(states, state)
     return states
+
+
+class Stream:
+    """Random numbers of a branch, so that the rest draws the same ones whether the branch runs or not.
+
+    Its seed follows from that of the run when it is first used.
+    """
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Draw torch's random numbers from this stream inside the context."""
+        outside = _torch_state()
+        if self._state is None:
+            torch.manual_seed((torch.initial_seed() ^ _OWN) & 0xFFFF_FFFF_FFFF)
+        else:
+            _set_torch_state(self._state)
+        try:
+            yield
+        finally:
+            self._state = _torch_state()
+            _set_torch_state(outside)
+
+    def state(self) -> dict[str, Any] | None:
+        """Return where the stream is, as plain types; None when it was never used."""
+        return self._state
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Go on where `state` was."""
+        self._state = state
+
+
+def _torch_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_torch_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])

@@ -18,6 +18,7 @@ from rsgeo_gan.losses import Correspondence, masked_l1
 from rsgeo_gan.metrics import ShiftTolerantPSNR, ShiftTolerantSSIM, log_spectral_distance
 from rsgeo_gan.provenance import Direction, sides
 from rsgeo_gan.tasks.base import AdversarialTask, Batch, Terms
+from rsgeo_gan.tasks.stepping import batches_planned
 
 __all__ = ["IMAGE", "MASK", "Channels", "TranslationTask", "holes", "trust"]
 
@@ -195,10 +196,7 @@ class TranslationTask(AdversarialTask):
 
     def ramp(self) -> float:
         """Return how far the correspondence has come in, 0 to 1."""
-        epochs, steps_at_most = self.trainer.max_epochs or -1, self.trainer.max_steps
-        total = float(self.trainer.num_training_batches) * epochs if epochs > 0 else float("inf")
-        if steps_at_most > 0:  # steps of optimisers, two for every `accumulate` batches
-            total = min(total, steps_at_most * self.accumulate / 2)
+        total = batches_planned(self.trainer, self.accumulate)
         steps = self.ramp_share * total if total != float("inf") else 1000.0
         return min(1.0, self.batches_seen / steps) if steps >= 1 else 1.0
 

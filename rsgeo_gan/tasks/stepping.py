@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from rsgeo_gan.errors import TrainingError
 from rsgeo_gan.losses import Correspondence
 
-__all__ = ["check_trainer", "compile_networks", "limit_gradients", "window"]
+__all__ = ["batches_planned", "check_trainer", "compile_networks", "limit_gradients", "window"]
 
 
 def check_trainer(trainer: Any, task: str) -> None:
@@ -55,13 +55,23 @@ def window(batch_idx: int, accumulate: int, batches: float) -> tuple[int, int]:
     return first, accumulate if math.isinf(batches) else min(accumulate, int(batches) - first)
 
 
+def batches_planned(trainer: Any, accumulate: int) -> float:
+    """Return how many batches a training will take; infinite when neither epochs nor steps are limited."""
+    total = float(trainer.num_training_batches) * trainer.max_epochs if (trainer.max_epochs or -1) > 0 else math.inf
+    # Steps of optimisers, two for every `accumulate` batches.
+    return min(total, trainer.max_steps * accumulate / 2) if trainer.max_steps > 0 else total
+
+
 def limit_gradients(optimizer: Optimizer, limit: float | None) -> Tensor:
-    """Return the norm of all gradients of an optimiser, and scale them down to a limit where it is larger."""
-    held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
-    if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_(held, limit, norm)
-    return norm
+    """Return the norm of all gradients of an optimiser; those of a group are scaled down to a limit on their own."""
+    norms = []
+    for group in optimizer.param_groups:
+        held = [p for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(held, limit, norm)
+        norms.append(norm)
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
 
 def compile_networks(modules: Iterable[nn.Module | None], mode: bool | str) -> None:
