@@ -14,6 +14,8 @@ from rsgeo_gan.models.norm import (
 from rsgeo_gan.models.patchgan import PatchDiscriminator, logit_mask
 from rsgeo_gan.models.pyramid import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
+from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
+from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
 from rsgeo_gan.models.unet import UNetGenerator
 
 __all__ = [
@@ -26,6 +28,10 @@ __all__ = [
     "ResNetGenerator",
     "ResidualBlock",
     "SceneNorm",
+    "StyleDiscriminator",
+    "StyleGenerator",
+    "SynthesisDiscriminator",
+    "SynthesisGenerator",
     "UNetGenerator",
     "UpBlock",
     "collecting",
