@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rsgeo_gan.models.blocks import Blur, ConvBlock, ResidualBlock, UpBlock, init_normal
+from rsgeo_gan.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from rsgeo_gan.models.norm import (
     SceneNorm,
     collecting,
@@ -13,6 +14,7 @@ from rsgeo_gan.models.norm import (
 )
 from rsgeo_gan.models.patchgan import PatchDiscriminator, logit_mask
 from rsgeo_gan.models.pyramid import PyramidDiscriminator, PyramidGenerator
+from rsgeo_gan.models.relativistic import RelativisticDiscriminator, RelativisticGenerator
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
 from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
 from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
@@ -21,9 +23,13 @@ from rsgeo_gan.models.unet import UNetGenerator
 __all__ = [
     "Blur",
     "ConvBlock",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
     "PatchDiscriminator",
     "PyramidDiscriminator",
     "PyramidGenerator",
+    "RelativisticDiscriminator",
+    "RelativisticGenerator",
     "ResNetEncoder",
     "ResNetGenerator",
     "ResidualBlock",

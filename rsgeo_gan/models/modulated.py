@@ -130,8 +130,7 @@ class ModulatedConv(nn.Module):
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
         self.padding = kernel // 2
         self.demodulate = demodulate
-        # Zero insertion is part of the transposed convolution; the filter restores the mean.
-        self.smooth = None if size_px is None else Fir(2 * size_px + 1, pad=(1, 1), edge="zero")
+        self.smooth = None if size_px is None else Fir.smoothing(size_px)
 
     def forward(self, x: Tensor, style: Tensor, gain: float = 1.0) -> Tensor:
         """Apply the layer.
@@ -157,7 +156,7 @@ class ModulatedConv(nn.Module):
         if self.smooth is None:
             x = F.conv2d(x, weight.to(x.dtype), padding=self.padding)
         else:
-            # Four outputs for one input: the low-pass, of unit sum, would leave a quarter of the mean.
+            # Three of four cells are inserted zeros: the low-pass, of unit sum, would leave a quarter of the mean.
             x = self.smooth(F.conv_transpose2d(x, (4 * weight).to(x.dtype).transpose(0, 1), stride=2))
         return x if after is None else x * after.to(x.dtype)[:, :, None, None]
 

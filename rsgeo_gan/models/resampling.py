@@ -74,6 +74,11 @@ class Fir(nn.Module):
         """Halve the resolution of maps of `size_px`, which is even."""
         return cls(size_px, taps, down=2, pad=((len(taps) - 1) // 2, (len(taps) - 1) // 2))
 
+    @classmethod
+    def smoothing(cls, size_px: int, taps: Sequence[float] = BINOMIAL) -> Fir:
+        """Finish a doubling of maps of `size_px` that a 3 x 3 transposed convolution of stride 2 began, unpadded."""
+        return cls(2 * size_px + 1, taps, pad=(1, len(taps) - 3), edge="zero")
+
     def forward(self, x: Tensor) -> Tensor:
         """Filter, (B, C, H, H) to (B, C, H', H')."""
         matrix = self.matrix.to(x.dtype)
