@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from rsgeo_gan.metrics.features import FeatureBackend
 
-__all__ = ["FrechetDistance", "KernelDistance", "frechet_distance", "kernel_distance"]
+__all__ = ["FrechetDistance", "KernelDistance", "distance_name", "frechet_distance", "kernel_distance"]
 
 _ROWS = 2048
 
@@ -95,6 +95,11 @@ def kernel_distance(real: Tensor, fake: Tensor) -> Tensor:
     return mean_kernel(a, a, same=True) + mean_kernel(b, b, same=True) - 2 * mean_kernel(a, b, same=False)
 
 
+def distance_name(kind: Literal["F", "K"], backend: FeatureBackend) -> str:
+    """Return what a Fréchet (F) or kernel (K) distance is called; FID and KID are those of one network's features."""
+    return f"{kind}ID" if getattr(backend, "is_fid", False) else f"{kind}D-{backend.name}"
+
+
 class _SetDistance(Metric):
     """Collects the features of real and fake images."""
 
@@ -140,12 +145,13 @@ class FrechetDistance(_SetDistance):
         kwargs: See `torchmetrics.Metric`.
 
     Attributes:
-        name: "FD-" and the backend's name: what a report calls the value.
+        name: What a report calls the value: "FD-" and the backend's name, or "FID" where its features are the ones
+            that name stands for.
     """
 
     def __init__(self, backend: FeatureBackend, **kwargs: Any) -> None:
         super().__init__(backend, **kwargs)
-        self.name = f"FD-{backend.name}"
+        self.name = distance_name("F", backend)
 
     def _distance(self, real: Tensor, fake: Tensor) -> Tensor:
         return frechet_distance(real, fake)
@@ -159,12 +165,12 @@ class KernelDistance(_SetDistance):
         kwargs: See `torchmetrics.Metric`.
 
     Attributes:
-        name: "KD-" and the backend's name: what a report calls the value.
+        name: What a report calls the value: "KD-" and the backend's name, or "KID" likewise.
     """
 
     def __init__(self, backend: FeatureBackend, **kwargs: Any) -> None:
         super().__init__(backend, **kwargs)
-        self.name = f"KD-{backend.name}"
+        self.name = distance_name("K", backend)
 
     def _distance(self, real: Tensor, fake: Tensor) -> Tensor:
         return kernel_distance(real, fake)

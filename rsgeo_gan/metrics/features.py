@@ -31,10 +31,14 @@ class FeatureBackend(Protocol):
     Attributes:
         name: Says which features these are; distances carry it.
         in_bands: Bands of the images it takes.
+        digest: Hash of weights and fit; only distances of equal name and digest are comparable.
     """
 
     name: str
     in_bands: int
+
+    @property
+    def digest(self) -> str: ...  # noqa: D102
 
     def describe(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return one vector per image, shape (B, D), NaN where an image has too few valid pixels."""
