@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rsgeo_gan.models.autoencoder import Encoder, ImageDecoder, ImageDiscriminator, LatentDiscriminator
 from rsgeo_gan.models.blocks import Blur, ConvBlock, ResidualBlock, UpBlock, init_normal
 from rsgeo_gan.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from rsgeo_gan.models.frequency import FrequencyShifted, from_ground, shift_frequency, swap_spectrum
 from rsgeo_gan.models.norm import (
     SceneNorm,
     collecting,
@@ -17,6 +19,7 @@ from rsgeo_gan.models.pyramid import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.relativistic import RelativisticDiscriminator, RelativisticGenerator
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
 from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
+from rsgeo_gan.models.summed import SummedDecoders, SummedGenerators, start_at_zero
 from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
 from rsgeo_gan.models.unet import UNetGenerator
 
@@ -25,6 +28,11 @@ __all__ = [
     "ConvBlock",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "Encoder",
+    "FrequencyShifted",
+    "ImageDecoder",
+    "ImageDiscriminator",
+    "LatentDiscriminator",
     "PatchDiscriminator",
     "PyramidDiscriminator",
     "PyramidGenerator",
@@ -36,15 +44,21 @@ __all__ = [
     "SceneNorm",
     "StyleDiscriminator",
     "StyleGenerator",
+    "SummedDecoders",
+    "SummedGenerators",
     "SynthesisDiscriminator",
     "SynthesisGenerator",
     "UNetGenerator",
     "UpBlock",
     "collecting",
+    "from_ground",
     "frozen_state",
     "init_normal",
     "is_frozen",
     "load_frozen_state",
     "logit_mask",
+    "shift_frequency",
+    "start_at_zero",
+    "swap_spectrum",
     "unfreeze",
 ]
