@@ -1,7 +1,8 @@
-"""Datasets: tiles on disk as torchgeo samples of source and target."""
+"""Datasets: tiles on disk as torchgeo samples, of source and target or of single images."""
 
 from __future__ import annotations
 
+from rsgeo_gan.datasets.images import ClassPositions, ImageTileDataset, ImageTileSet
 from rsgeo_gan.datasets.pairs import PairDataset, Patch, TileDataset
 from rsgeo_gan.datasets.sampling import BlockPatchSampler, GridPatchSampler, Positions
 from rsgeo_gan.datasets.statistics import Survey, survey
@@ -9,7 +10,10 @@ from rsgeo_gan.datasets.tiles import Tile, TileReader, TileSet
 
 __all__ = [
     "BlockPatchSampler",
+    "ClassPositions",
     "GridPatchSampler",
+    "ImageTileDataset",
+    "ImageTileSet",
     "PairDataset",
     "Patch",
     "Positions",

@@ -27,14 +27,22 @@ class _Mosaic:
     """Acceptable origins of one pair: cells of the lattice, by how the origin lies in its cell."""
 
     def __init__(
-        self, pair: str, boxes: np.ndarray, missing: list[np.ndarray], cell: int, patch: int, limit: float
+        self,
+        pair: str,
+        boxes: np.ndarray,
+        missing: list[np.ndarray],
+        cell: int,
+        patch: int,
+        limit: float,
+        *,
+        inside: bool,
     ) -> None:
         self.pair = pair
         self.left, self.top = int(boxes[:, 0].min()), int(boxes[:, 1].min())
         cols = (int(boxes[:, 2].max()) - self.left) // cell
         rows = (int(boxes[:, 3].max()) - self.top) // cell
         reach = -(-(patch + cell - 1) // cell)
-        counts = np.full((rows + reach, cols + reach), cell * cell, np.int64)
+        counts = np.full((rows + reach, cols + reach), patch**2 + 1 if inside else cell * cell, np.int64)
         for box, found in zip(boxes, missing, strict=True):
             row, col = (int(box[1]) - self.top) // cell, (int(box[0]) - self.left) // cell
             counts[row : row + found.shape[0], col : col + found.shape[1]] = found
@@ -86,16 +94,26 @@ class Positions:
         cell_px: Side of a cell, pixels.
         patch_px: Side of a patch, pixels.
         min_valid: Share of a patch that must be valid on both sides, 0 to 1.
+        inside: Whether a patch must lie wholly within the tiles, instead of reaching out as far as `min_valid` allows.
     """
 
     def __init__(
-        self, tiles: TileSet, missing: Mapping[int, np.ndarray], cell_px: int, patch_px: int, min_valid: float
+        self,
+        tiles: TileSet,
+        missing: Mapping[int, np.ndarray],
+        cell_px: int,
+        patch_px: int,
+        min_valid: float,
+        *,
+        inside: bool = False,
     ) -> None:
         self._tiles = tiles
         self.patch_px = patch_px
         limit = (1 - min_valid) * patch_px**2 + 1e-6
         self._mosaics = [
-            _Mosaic(pair, boxes, [missing[tiles.tiles[k].row] for k in members], cell_px, patch_px, limit)
+            _Mosaic(
+                pair, boxes, [missing[tiles.tiles[k].row] for k in members], cell_px, patch_px, limit, inside=inside
+            )
             for pair, (members, boxes) in tiles.pairs.items()
         ]
         self._ends = np.cumsum([mosaic.total for mosaic in self._mosaics]) if self._mosaics else np.zeros(1, int)

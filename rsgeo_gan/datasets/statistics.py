@@ -1,6 +1,7 @@
 """One pass over the tiles: value statistics of the training split and a coarse map of missing pixels.
 
-The result is kept beside the manifest (`stats.json`, `stats.npz`) and used again while the tiles stay the
+The result is kept beside the manifest (`stats.json`, `stats.npz`; named after the side where only one side of
+pairs is read) and used again while the tiles stay the
 same. Statistics come from valid, usable pixels of the training split only, in analysis units.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rsgeo_gan.datasets.tiles import SIDES, Side, Tile, TileReader, TileSet
+from rsgeo_gan.datasets.tiles import Side, Tile, TileReader, TileSet
 from rsgeo_gan.errors import ProductError, SourceError
 from rsgeo_gan.manifest import write_json
 from rsgeo_gan.sensors import SENSORS, Scaler
@@ -40,7 +41,8 @@ class Survey:
     Attributes:
         scalers: Fitted scaler by side.
         cell_px: Side of a cell of `missing`, source pixels.
-        missing: Unusable or invalid source pixels per cell, by row in the manifest; either side counts.
+        missing: Unusable or invalid pixels (of the source, where there are two sides) per cell, by row in the
+            manifest; either side counts.
         digest: Digest of the training tiles.
     """
 
@@ -64,33 +66,32 @@ def survey(
         margin: Widening of that range on both ends, as a share of it.
 
     Returns:
-        The survey. Display values keep 0 to 255 as their range.
+        The survey. Display values keep 0 to 255 as their range, unless they exceed it.
 
     Raises:
         SourceError: If no training tile has a valid pixel, or a band is constant.
     """
-    train = TileSet(tiles.path, "train")
+    train = tiles.of("train")
     key = {
         "format": _FORMAT,
         "tiles": tiles.fingerprint(),
         "percentiles": list(percentiles),
         "margin": margin,
     }
-    folder = tiles.path.parent
-    found = _recall(folder, key, tiles)
+    found = _recall(key, tiles)
     if found is not None:
         return found
     cell = math.gcd(_CELL_PX, *(size for tile in tiles.everything for size in (tile.width, tile.height)))
     reader = TileReader(tiles, cache_mb=0)
-    gathering = {side: _Gathering(len(tiles.bands[side])) for side in SIDES}
+    gathering = {side: _Gathering(len(tiles.bands[side])) for side in tiles.sides}
     share = max(1, len(train.tiles))
     missing: dict[int, np.ndarray] = {}
     for tile in tiles.everything:
         valid = _read(tiles, reader, tile, gathering if tile.split == "train" else None, _SAMPLES // share)
         missing[tile.row] = _count(~valid, cell)
-    scalers = {side: _fit(gathering[side], side, tiles, percentiles, margin) for side in SIDES}
+    scalers = {side: _fit(gathering[side], side, tiles, percentiles, margin) for side in tiles.sides}
     result = Survey(scalers, cell, missing, train.digest())
-    _keep(folder, key, result)
+    _keep(key, tiles, result)
     return result
 
 
@@ -120,7 +121,7 @@ def _read(
     left, top, right, bottom = tile.usable
     usable[top - tile.line : bottom - tile.line, left - tile.col : right - tile.col] = True
     both = usable.copy()
-    for side in SIDES:
+    for side in tiles.sides:
         scale = tiles.scale if side == "target" else 1
         pixels = reader.read(tile, side, (0, 0, tile.width * scale, tile.height * scale))
         valid = pixels.valid
@@ -147,7 +148,7 @@ def _fit(gathered: _Gathering, side: Side, tiles: TileSet, percentiles: tuple[fl
         )
     unit = _unit(tiles, side)
     samples = np.concatenate(gathered.samples, axis=1)
-    if unit == "display":
+    if unit == "display" and samples.max() <= 255:
         low, high = np.zeros(len(bands)), np.full(len(bands), 255.0)
     else:
         low, high = np.percentile(samples, percentiles, axis=1).astype(np.float64)
@@ -182,34 +183,36 @@ def _unit(tiles: TileSet, side: Side) -> str:
     return sensor.analysis_unit if sensor is not None else "reflectance"
 
 
-def _keep(folder: Path, key: dict[str, Any], result: Survey) -> None:
+def _keep(key: dict[str, Any], tiles: TileSet, result: Survey) -> None:
+    folder, stem = tiles.path.parent, tiles.stem
     arrays: dict[str, Any] = {str(row): counts for row, counts in result.missing.items()}
     try:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".stats.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{stem}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
             np.savez_compressed(file, **arrays)
-        Path(name).replace(folder / "stats.npz")
+        Path(name).replace(folder / f"{stem}.npz")
         write_json(
-            folder / "stats.json",
+            folder / f"{stem}.json",
             {
                 "key": key,
                 "digest": result.digest,
                 "cell_px": result.cell_px,
-                **{side: result.scalers[side].to_dict() for side in SIDES},
+                **{side: result.scalers[side].to_dict() for side in tiles.sides},
             },
         )
     except (OSError, ProductError) as error:
         log.warning("statistics of %s are not kept for the next run: %s", folder, error)
 
 
-def _recall(folder: Path, key: dict[str, Any], tiles: TileSet) -> Survey | None:
+def _recall(key: dict[str, Any], tiles: TileSet) -> Survey | None:
+    folder, stem = tiles.path.parent, tiles.stem
     try:
-        stored = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+        stored = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
         if stored["key"] != key:
             return None
-        with np.load(folder / "stats.npz") as arrays:
+        with np.load(folder / f"{stem}.npz") as arrays:
             missing = {tile.row: arrays[str(tile.row)] for tile in tiles.everything}
-        scalers = {side: Scaler.from_dict(stored[side]) for side in SIDES}
+        scalers = {side: Scaler.from_dict(stored[side]) for side in tiles.sides}
         return Survey(scalers, int(stored["cell_px"]), missing, str(stored["digest"]))
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return None

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pystac
@@ -29,10 +29,10 @@ from rasterio.windows import Window
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.manifest import Manifest, asset_path, item_box
 
-__all__ = ["SIDES", "Pixels", "Side", "Tile", "TileReader", "TileSet"]
+__all__ = ["SIDES", "Pixels", "Side", "Tile", "TileReader", "TileSet", "by_pair", "opened_tile"]
 
-Side = Literal["source", "target"]
-Layer = Literal["source", "target", "confidence"]
+Side = Literal["source", "target", "image"]
+Layer = Literal["source", "target", "image", "confidence"]
 SIDES: tuple[Side, Side] = ("source", "target")
 _LAYERS: tuple[Layer, ...] = (*SIDES, "confidence")
 
@@ -112,11 +112,23 @@ class TileSet:
         bands: Band names by side.
         units: Unit tag of the values by side, empty where the files have none.
         sensors: Sensor names by side.
+        sides: The sides that there are.
+        stem: File name, without ending, of what a survey keeps beside the manifest.
 
     Raises:
         SourceError: If the manifest is missing, holds no tile, mixes sensors, or a first file is unreadable.
         GridError: If the tiles do not lie on one lattice.
     """
+
+    sides: tuple[Side, ...] = SIDES
+    stem: str = "stats"
+    _digested: ClassVar[tuple[str, ...]] = (
+        "rsgeo:source_item",
+        "rsgeo:target_item",
+        "rsgeo:usable",
+        "rsgeo:split",
+        "rsgeo:digest",
+    )
 
     def __init__(self, path: Path | str, split: str | None = None) -> None:
         self.manifest = Manifest.read(path)
@@ -137,10 +149,14 @@ class TileSet:
         self.tiles = [tile for tile in self.everything if split is None or tile.split == split]
         self.split = split
         self.bands, self.units, self.scale = self._describe(self.everything[0])
-        self.pairs = _by_pair(self.tiles)
+        self.pairs = by_pair(self.tiles)
 
     def __len__(self) -> int:
         return len(self.tiles)
+
+    def of(self, split: str) -> Self:
+        """Return the same tiles, reduced to one split."""
+        return type(self)(self.path, split)
 
     def _tile(self, row: int, item: pystac.Item) -> Tile:
         box = item_box(item)
@@ -191,7 +207,7 @@ class TileSet:
         units: dict[Side, str] = {}
         widths = {}
         for side in SIDES:
-            with _open(tile.paths[side], tile.id) as file:
+            with opened_tile(tile.paths[side], tile.id) as file:
                 bands[side] = tuple(name or f"band{k + 1}" for k, name in enumerate(file.descriptions))
                 units[side] = str((file.units or ("",))[0] or "")
                 widths[side] = file.width
@@ -230,15 +246,14 @@ class TileSet:
         facts = []
         for tile in self.tiles:
             found = self.manifest.items[tile.row].properties
-            keys = ("rsgeo:source_item", "rsgeo:target_item", "rsgeo:usable", "rsgeo:split", "rsgeo:digest")
-            facts.append([tile.id, *[found.get(key) for key in keys]])
+            facts.append([tile.id, *[found.get(key) for key in self._digested]])
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def fingerprint(self) -> str:
         """Return a SHA-256 that also changes when a file is rewritten: digest, sizes and times."""
         found = [self.digest()]
         for tile in self.tiles:
-            for side in SIDES:
+            for side in self.sides:
                 try:
                     status = Path(tile.paths[side]).stat()
                 except OSError:
@@ -265,7 +280,8 @@ def _one_sensor(path: Path, items: Sequence[pystac.Item]) -> dict[Side, str]:
     return sensors
 
 
-def _by_pair(tiles: Sequence[Tile]) -> dict[str, tuple[list[int], np.ndarray]]:
+def by_pair(tiles: Sequence[Tile]) -> dict[str, tuple[list[int], np.ndarray]]:
+    """Return, by pair, the positions of its tiles and their boxes on the lattice, shape (N, 4)."""
     members: dict[str, list[int]] = {}
     for position, tile in enumerate(tiles):
         members.setdefault(tile.pair, []).append(position)
@@ -281,7 +297,12 @@ def _by_pair(tiles: Sequence[Tile]) -> dict[str, tuple[list[int], np.ndarray]]:
     }
 
 
-def _open(path: str, tile_id: str) -> Any:
+def opened_tile(path: str, tile_id: str) -> Any:
+    """Open the raster of a tile.
+
+    Raises:
+        SourceError: If it is missing or no raster.
+    """
     try:
         return rasterio.open(path)
     except RasterioError as error:
@@ -358,7 +379,7 @@ class TileReader:
         if path in files:
             files.move_to_end(path)
             return files[path]
-        file = _open(path, tile.id)
+        file = opened_tile(path, tile.id)
         expected = ("confidence",) if side == "confidence" else self._tiles.bands[side]
         names = tuple(name or f"band{k + 1}" for k, name in enumerate(file.descriptions))
         if names != expected:

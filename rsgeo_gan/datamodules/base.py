@@ -1,7 +1,7 @@
-"""Tiles to batches: splits, statistics of the training split, samplers, augmentation.
+"""What every data module of patches does: statistics, samplers, loaders at the place where a run stopped.
 
-Source and target arrive normalised, so torchgeo's own normalisation, which would scale every `image*` alike, is
-switched off here.
+Images arrive normalised, so torchgeo's own normalisation, which would scale every `image*` alike, is switched off
+here.
 """
 
 from __future__ import annotations
@@ -14,27 +14,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import GeoDataModule
 from torchgeo.datasets import stack_samples
 
-from rsgeo_gan.datasets import (
-    BlockPatchSampler,
-    GridPatchSampler,
-    PairDataset,
-    Positions,
-    Survey,
-    TileDataset,
-    TileSet,
-    survey,
-)
+from rsgeo_gan.datasets import BlockPatchSampler, GridPatchSampler, Positions, Survey, TileSet, survey
+from rsgeo_gan.datasets.tiles import Side
 from rsgeo_gan.errors import CheckpointError, SourceError
 from rsgeo_gan.sensors import Scaler
 from rsgeo_gan.transforms import Augmentation
 
-__all__ = ["PairDataModule", "collate"]
+__all__ = ["PatchDataModule", "collate"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("rsgeo_gan.datamodules")
 
 _PLACES = ("bounds", "transform", "crs")
 _PATCHES_A_TILE = 4
@@ -46,66 +38,69 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return cast(dict[str, Any], stack_samples(kept))
 
 
-class PairDataModule(GeoDataModule):
-    """Patches of coregistered pairs for training, validation and test, and whole tiles for prediction.
+class PatchDataModule(GeoDataModule):
+    """Patches of tiles for training, validation and test, and whole tiles for prediction.
 
     Statistics are computed once from valid pixels of the training split and kept beside the tiles; of several
     processes only the first does so. The patches of an epoch depend on the seed and the epoch alone, and are shared
-    by the processes that train together.
+    by the processes that train together. A subclass says which tiles, datasets and facts these are.
 
     Args:
+        dataset_class: Class of the datasets.
         tiles: Folder of the tiles, or their manifest.
-        patch_size: Side of a patch, source pixels.
+        patch_size: Side of a patch, pixels.
         batch_size: Patches in a batch, of each process.
         length: Patches an epoch, of all processes; about four for every training tile when None.
         num_workers: Processes that read.
         seed: Of the patches drawn.
-        min_valid: Share of a patch that must be valid on both sides.
+        min_valid: Share of a patch that must be valid.
         val_length: Most patches in validation and test; all that fit without overlap when None.
-        radius_px: Misalignment that losses and scores forgive, pixels; passed on with the facts.
-        flips: Mirror patches at random; turns the look direction of SAR round, see `Augmentation`.
+        flips: Mirror patches at random.
         statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
-        halo_px: Margin of the whole tiles in prediction, source pixels.
         mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
         cache_mb: Memory for decoded tiles, MiB, per worker.
 
     Attributes:
-        facts: Scalers, pixel size, scale and digest of the tiles as plain types, after `setup`.
+        facts: Plain types that say what the data are, after `setup`.
     """
 
     mean = torch.tensor(0)
     std = torch.tensor(1)
+    asked: str = "valid"
+    """What `min_valid` asks of a patch, in words."""
 
     def __init__(
         self,
-        tiles: str = "tiles",
-        patch_size: int = 256,
-        batch_size: int = 1,
-        length: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        min_valid: float = 0.9,
-        val_length: int | None = None,
-        radius_px: int = 3,
-        flips: bool = False,
-        statistics: str | None = None,
-        halo_px: int = 0,
-        mix_tiles: int = 16,
-        cache_mb: float = 256.0,
+        dataset_class: type[Dataset[Any]],
+        *,
+        tiles: str,
+        patch_size: int,
+        batch_size: int,
+        length: int | None,
+        num_workers: int,
+        seed: int,
+        min_valid: float,
+        val_length: int | None,
+        flips: bool,
+        statistics: str | None,
+        mix_tiles: int,
+        cache_mb: float,
     ) -> None:
         super().__init__(
-            PairDataset, batch_size=batch_size, patch_size=patch_size, length=length, num_workers=num_workers
+            cast(Any, dataset_class),
+            batch_size=batch_size,
+            patch_size=patch_size,
+            length=length,
+            num_workers=num_workers,
         )
         if not 0 < min_valid <= 1:
-            raise ValueError(f"PairDataModule: expected 0 < min_valid <= 1, got {min_valid}")
+            raise ValueError(f"{type(self).__name__}: expected 0 < min_valid <= 1, got {min_valid}")
         self.tiles = tiles
         self.side_px = patch_size
         self.seed = seed
         self.min_valid = min_valid
         self.val_length = val_length
-        self.radius_px = radius_px
         self.statistics = statistics
-        self.halo_px = halo_px
         self.mix_tiles = mix_tiles
         self.cache_mb = cache_mb
         self.facts: dict[str, Any] = {}
@@ -113,14 +108,39 @@ class PairDataModule(GeoDataModule):
         self.train_aug = Augmentation(flips)
         self.collate_fn = cast(Any, collate)
         self._survey: Survey | None = None
-        self._scalers: Mapping[Any, Scaler] = {}
+        self._scalers: Mapping[Side, Scaler] = {}
+
+    def _tile_set(self, split: str | None = None) -> TileSet:
+        """Return the tiles of a split, or all."""
+        raise NotImplementedError
+
+    def _dataset(self, split: str) -> Any:
+        """Return the dataset of a split, with a `tile_set`."""
+        raise NotImplementedError
+
+    def _whole(self) -> Any:
+        """Return the dataset of whole tiles."""
+        raise NotImplementedError
+
+    def _facts(self, every: TileSet, found: Survey) -> dict[str, Any]:
+        """Return what the data are, as plain types, beside the scalers."""
+        raise NotImplementedError
+
+    def _positions(self, dataset: Any) -> Positions:
+        """Return the acceptable places of a dataset."""
+        assert self._survey is not None
+        return Positions(dataset.tile_set, self._survey.missing, self._survey.cell_px, self.side_px, self.min_valid)
+
+    def _drawn(self, dataset: Any) -> Positions:
+        """Return the places that training patches are drawn from."""
+        return self._positions(dataset)
 
     def prepare_data(self) -> None:
         """Fit statistics where they are missing, while other processes wait."""
         self._surveyed()
 
     def _surveyed(self) -> tuple[TileSet, Survey]:
-        every = TileSet(self.tiles)
+        every = self._tile_set()
         if self._survey is None:
             self._survey = survey(every)
         return every, self._survey
@@ -138,55 +158,43 @@ class PairDataModule(GeoDataModule):
         """
         if not self.facts:
             every, found = self._surveyed()
-            self._scalers = _scalers(self.statistics) if self.statistics else {**found.scalers}
+            stored = _scalers(self.statistics, every.sides) if self.statistics else found.scalers
+            self._scalers = {**stored}
             self.facts = {
-                **{side: scaler.to_dict() for side, scaler in self._scalers.items()},
-                "gsd": every.res,
-                "scale": every.scale,
-                "patch_px": self.side_px,
-                "radius_px": self.radius_px,
-                "tiles": found.digest,
-                "source_sensor": every.sensors["source"],
-                "target_sensor": every.sensors["target"],
+                **{side: scaler.to_dict() for side, scaler in self._named(self._scalers).items()},
+                **self._facts(every, found),
             }
         if stage == "fit":
-            dataset = self._dataset("train")
-            positions = self._positions(dataset)
-            if not len(positions):
+            dataset = self._dataset("train") if len(self._tile_set("train")) else None
+            positions = None if dataset is None else self._positions(dataset)
+            if positions is None or not len(positions):
                 raise SourceError(self._no_patch("train"))
             rank, world = self._share()
             least = self.batch_size * world
             length = self.length or max(least, _PATCHES_A_TILE * len(dataset.tile_set))
             if length < least:
                 raise SourceError(
-                    f"PairDataModule: an epoch of {length} patches is less than one batch of {self.batch_size} for "
-                    f"each of {world} processes; raise length or lower batch_size."
+                    f"{type(self).__name__}: an epoch of {length} patches is less than one batch of {self.batch_size} "
+                    f"for each of {world} processes; raise length or lower batch_size."
                 )
             self.train_dataset = dataset
-            self.train_sampler = cast(Any, BlockPatchSampler(positions, length, self.seed, self.mix_tiles, rank, world))
+            drawn = self._drawn(dataset)
+            self.train_sampler = cast(Any, BlockPatchSampler(drawn, length, self.seed, self.mix_tiles, rank, world))
         if stage in ("fit", "validate"):
             self.val_dataset, self.val_sampler = self._fixed("val")
         if stage == "test":
             self.test_dataset, self.test_sampler = self._fixed("test")
         if stage == "predict":
-            self.predict_dataset = cast(
-                Any,
-                TileDataset(
-                    self.tiles, None, self.halo_px, self._scalers["source"], self._scalers["target"], self.cache_mb
-                ),
-            )
+            self.predict_dataset = self._whole()
 
-    def _dataset(self, split: str) -> PairDataset:
-        return PairDataset(self.tiles, split, self._scalers["source"], self._scalers["target"], cache_mb=self.cache_mb)
-
-    def _positions(self, dataset: PairDataset) -> Positions:
-        assert self._survey is not None
-        return Positions(dataset.tile_set, self._survey.missing, self._survey.cell_px, self.side_px, self.min_valid)
+    def _named(self, scalers: Mapping[Side, Scaler]) -> Mapping[str, Scaler]:
+        """Return the scalers under the names they have in the facts."""
+        return {str(side): scaler for side, scaler in scalers.items()}
 
     def _fixed(self, split: str) -> tuple[Any, Any]:
         """Patches that never change; of the training split where this one has none, and said so."""
         for name in (split, "train"):
-            if not len(TileSet(self.tiles, name)):
+            if not len(self._tile_set(name)):
                 continue
             dataset = self._dataset(name)
             sampler = GridPatchSampler(self._positions(dataset), self.val_length, *self._share())
@@ -205,7 +213,7 @@ class PairDataModule(GeoDataModule):
     def _no_patch(self, split: str) -> str:
         return (
             f"{self.tiles}: no place in the split {split!r} holds a patch of {self.side_px} x {self.side_px} px with "
-            f"{self.min_valid:.0%} of them valid on both sides. Lower patch_size or min_valid, or make larger tiles."
+            f"{self.min_valid:.0%} of them {self.asked}. Lower patch_size or min_valid, or make larger tiles."
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -247,14 +255,16 @@ class PairDataModule(GeoDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
 
-def _scalers(path: str) -> dict[str, Scaler]:
+def _scalers(path: str, sides: Sequence[Side]) -> dict[Side, Scaler]:
     """Read scalers from a `stats.json` or from a checkpoint's facts."""
     try:
         if Path(path).suffix == ".json":
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True)["rsgeo_gan"]["facts"]
-        return {side: Scaler.from_dict(stored[side]) for side in ("source", "target")}
+        # A model of single images keeps their scaler as "image", whichever side of the tiles they were.
+        keys = {side: side if side in stored or len(sides) > 1 else "image" for side in sides}
+        return {side: Scaler.from_dict(stored[key]) for side, key in keys.items()}
     except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         # The rest of what torch says advises to read the file unsafely.
         reason = str(error).partition(". ")[0]

@@ -1,0 +1,155 @@
+"""Tiles of single images to batches, with what is known of each: class, time, other conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch.utils.data import DataLoader
+
+from rsgeo_gan.conditions import Conditions
+from rsgeo_gan.datamodules.base import PatchDataModule, log
+from rsgeo_gan.datasets import ClassPositions, ImageTileDataset, ImageTileSet, Positions, Survey
+from rsgeo_gan.datasets.tiles import TileSet
+from rsgeo_gan.errors import SourceError
+from rsgeo_gan.labelled import conditions_of
+from rsgeo_gan.sensors import Scaler
+
+__all__ = ["TileDataModule"]
+
+
+class TileDataModule(PatchDataModule):
+    """Patches of single images for training, validation and test, and whole tiles for prediction.
+
+    It serves collected chips and one side of coregistered pairs alike. Patches lie inside tiles; the statistics are
+    those of the training split.
+
+    Args:
+        tiles: Folder of the tiles, or their manifest.
+        side: Asset that holds the image: "image" for collected chips, "source" or "target" for tiles of pairs.
+        patch_size: Side of a patch, pixels.
+        batch_size: Patches in a batch, of each process; whole tiles likewise in prediction, if they are of one size.
+        conditions: What a generator is asked for: names (label, day, or a property of the items) or whole descriptions
+            as `Conditions.to_dict` gives them.
+        balanced: Draw every class equally often; needs the condition label.
+        length: Patches an epoch, of all processes; about four for every training tile when None.
+        num_workers: Processes that read.
+        seed: Of the patches drawn.
+        min_valid: Share of a patch that must be valid.
+        val_length: Most patches in validation and test; all that fit without overlap when None.
+        flips: Mirror patches at random; turns the look direction of SAR round, see `Augmentation`.
+        statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
+        mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
+        cache_mb: Memory for decoded tiles, MiB, per worker.
+
+    Attributes:
+        facts: Scaler, pixel size, conditions and digest of the tiles as plain types, after `setup`.
+        conditions: The conditions, after `setup`.
+    """
+
+    def __init__(
+        self,
+        tiles: str = "tiles",
+        side: Literal["image", "source", "target"] = "image",
+        patch_size: int = 64,
+        batch_size: int = 16,
+        conditions: list[str | dict[str, Any]] | None = None,
+        balanced: bool = False,
+        length: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        min_valid: float = 0.95,
+        val_length: int | None = None,
+        flips: bool = False,
+        statistics: str | None = None,
+        mix_tiles: int = 64,
+        cache_mb: float = 256.0,
+    ) -> None:
+        super().__init__(
+            ImageTileDataset,
+            tiles=tiles,
+            patch_size=patch_size,
+            batch_size=batch_size,
+            length=length,
+            num_workers=num_workers,
+            seed=seed,
+            min_valid=min_valid,
+            val_length=val_length,
+            flips=flips,
+            statistics=statistics,
+            mix_tiles=mix_tiles,
+            cache_mb=cache_mb,
+        )
+        self.side = side
+        self.wanted = list(conditions or ())
+        self.balanced = balanced
+        self.conditions = Conditions()
+
+    def _tile_set(self, split: str | None = None) -> ImageTileSet:
+        return ImageTileSet(self.tiles, split, self.side)
+
+    def _dataset(self, split: str | None) -> ImageTileDataset:
+        return ImageTileDataset(
+            self.tiles, split, self.side, self._scalers[self.side], self.conditions, cache_mb=self.cache_mb
+        )
+
+    def _whole(self) -> ImageTileDataset:
+        return self._dataset(None)
+
+    def _named(self, scalers: Mapping[Any, Scaler]) -> Mapping[str, Scaler]:
+        return {"image": scalers[self.side]}
+
+    def _facts(self, every: TileSet, found: Survey) -> dict[str, Any]:
+        assert isinstance(every, ImageTileSet)
+        self._sizes(every)
+        self.conditions = conditions_of(every.manifest, self.wanted)
+        if self.balanced and self.conditions.classes is None:
+            raise SourceError(
+                f"{self.tiles}: balanced patches need classes, but the conditions are "
+                f"{', '.join(self.conditions.names) or 'none'}. Add label to `conditions`, or set balanced: false."
+            )
+        return {
+            "gsd": every.res,
+            "patch_px": self.side_px,
+            "side": self.side,
+            "conditions": self.conditions.to_dict(),
+            "tiles": found.digest,
+            "source_sensor": every.sensors[self.side],
+        }
+
+    def _sizes(self, every: ImageTileSet) -> None:
+        """Refuse tiles that no patch fits into: they would be missing from training without a word."""
+        small = [tile for tile in every.everything if min(tile.width, tile.height) < self.side_px]
+        if small:
+            raise SourceError(
+                f"{self.tiles}: {len(small)} of {len(every.everything)} tiles are smaller than a patch of "
+                f"{self.side_px} x {self.side_px} px, the first is {small[0].id} with {small[0].width} x "
+                f"{small[0].height}. Lower patch_size, or collect tiles of one size."
+            )
+
+    def _positions(self, dataset: Any) -> Positions:
+        assert self._survey is not None
+        found = self._survey
+        return Positions(dataset.tile_set, found.missing, found.cell_px, self.side_px, self.min_valid, inside=True)
+
+    def _drawn(self, dataset: Any) -> Positions:
+        positions = self._positions(dataset)
+        classes = self.conditions.classes
+        if classes is not None:
+            counts = Counter(dataset.labels)
+            absent = [name for number, name in enumerate(classes.classes) if not counts[number]]
+            if absent:
+                log.warning("%s: no training tile of the classes %s", self.tiles, ", ".join(absent))
+        return ClassPositions(positions, dataset.labels) if self.balanced else positions
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of whole tiles, in the manifest's order."""
+        dataset: Any = self.predict_dataset
+        sizes = {(tile.width, tile.height) for tile in dataset.tile_set.tiles}
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size if len(sizes) == 1 else 1,
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+        )

@@ -1,0 +1,298 @@
+"""Tiles with one image each, as torchgeo samples: chips of a collection, or one side of coregistered pairs.
+
+Chips need no common lattice, CRS or georeference: every tile is a place of its own, and patches lie inside it. What
+a patch still knows of its place is where its corner lies on the pixel lattice of its tile's CRS (`origin_px`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pystac
+import torch
+from odc.geo.geobox import GeoBox
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+
+from rsgeo_gan.conditions import Conditions
+from rsgeo_gan.datasets.pairs import Patch
+from rsgeo_gan.datasets.sampling import Positions
+from rsgeo_gan.datasets.tiles import Side, Tile, TileReader, TileSet, by_pair, opened_tile
+from rsgeo_gan.errors import SourceError
+from rsgeo_gan.labelled import values_of
+from rsgeo_gan.manifest import Manifest, asset_path, item_box
+from rsgeo_gan.provenance import noise_seed
+from rsgeo_gan.sensors import Scaler
+
+__all__ = ["ClassPositions", "ImageTileDataset", "ImageTileSet"]
+
+Sample = dict[str, Tensor]
+
+_NEARLY_PX = 1e-3
+
+
+class ImageTileSet(TileSet):
+    """The tiles of a manifest, one image each.
+
+    Args:
+        path: Folder of the tiles, or the manifest itself.
+        split: Keep only this split; all tiles when None.
+        side: Asset that holds the image: "image" for collected chips, "source" or "target" for one side of pairs.
+
+    Attributes:
+        tiles: The tiles, in manifest order; each counts as a pair of its own.
+        res: Pixel width of the first tile, CRS units.
+        side: The asset read.
+
+    Raises:
+        SourceError: If the manifest is missing, holds no tile, lacks the asset, mixes sensors, or its first file is
+            unreadable.
+    """
+
+    _digested: ClassVar[tuple[str, ...]] = ("rsgeo:usable", "rsgeo:split", "rsgeo:digest", "rsgeo:label")
+
+    def __init__(self, path: Path | str, split: str | None = None, side: Side = "image") -> None:
+        self.manifest = Manifest.read(path)
+        self.path = self.manifest.path
+        self.side = side
+        self.sides = (side,)
+        self.stem = "stats" if side == "image" else f"stats-{side}"
+        items = self.manifest.items
+        if not items:
+            raise SourceError(
+                f"{self.path} holds no tile; {len(self.manifest.dropped)} were dropped. "
+                "See rsgeo:dropped there, then make the collection again with other settings."
+            )
+        lacking = [item.id for item in items if side not in item.assets]
+        if lacking:
+            raise SourceError(
+                f"{self.path}: tile {lacking[0]} has no asset {side!r}, only {', '.join(items[0].assets)}; expected "
+                "it in every tile. Choose `side`: image for collected chips, source or target for tiles of pairs."
+            )
+        self.sensors = {side: self._sensor(items)}
+        first = opened_tile(asset_path(items[0], side), items[0].id)
+        with first as file:
+            self.bands = {side: tuple(name or f"band{k + 1}" for k, name in enumerate(file.descriptions))}
+            self.units = {side: str((file.units or ("",))[0] or "")}
+            zoom, rest = divmod(file.width, item_box(items[0]).shape.x)
+        if rest or not zoom:
+            raise SourceError(
+                f"Tile {items[0].id} of {self.path} is {file.width} pixels wide, its record says "
+                f"{item_box(items[0]).shape.x}; expected a whole multiple. Make the tiles again."
+            )
+        self.scale = 1
+        self.res = abs(float(item_box(items[0]).resolution.x)) / zoom
+        self.everything = [self._image(row, item, zoom) for row, item in enumerate(items)]
+        self.tiles = [tile for tile in self.everything if split is None or tile.split == split]
+        self.split = split
+        self.pairs = by_pair(self.tiles)
+
+    def of(self, split: str) -> Self:
+        """Return the same tiles, reduced to one split."""
+        return type(self)(self.path, split, self.side)
+
+    def item(self, tile: Tile) -> pystac.Item:
+        """Return the STAC item of a tile."""
+        return self.manifest.items[tile.row]
+
+    def _sensor(self, items: Sequence[pystac.Item]) -> str:
+        key = "rsgeo:sensor" if self.side == "image" else f"rsgeo:{self.side}_sensor"
+        names = [str(item.properties.get(key, "unknown")) for item in items]
+        for item, name in zip(items, names, strict=True):
+            if name != names[0]:
+                raise SourceError(
+                    f"Tile {item.id} of {self.path} has sensor {name}, expected {names[0]} as in tile {items[0].id}; "
+                    "statistics of two sensors are not mixed. Collect each sensor in its own folder."
+                )
+        return names[0]
+
+    def _image(self, row: int, item: pystac.Item, zoom: int) -> Tile:
+        box, found = item_box(item), item.properties
+        height, width = (int(size) * zoom for size in box.shape)
+        left, top, wide, high = (
+            int(value) * zoom for value in found.get("rsgeo:usable") or (0, 0, *reversed(box.shape))
+        )
+        col, line = _corner(box, zoom)
+        return Tile(
+            row=row,
+            id=item.id,
+            split=str(found.get("rsgeo:split", "train")),
+            pair=item.id,
+            paths={self.side: asset_path(item, self.side)},
+            col=col,
+            line=line,
+            width=width,
+            height=height,
+            usable=(col + left, line + top, col + left + wide, line + top + high),
+            residual_px=math.nan,
+            confidence=1.0,
+            when=item.datetime or datetime(1970, 1, 1, tzinfo=UTC),
+        )
+
+
+def _corner(box: GeoBox, zoom: int) -> tuple[int, int]:
+    """Column and row of a tile's corner, counted in its own pixels from the origin of its CRS."""
+    transform = box.affine
+    turned = ~_linear(transform)
+    col, row = turned * (transform.c, transform.f)
+    # Corners that lie half a pixel off the lattice are rounded to one side, whatever their last bits are.
+    return math.floor(col * zoom + 0.5 + _NEARLY_PX), math.floor(row * zoom + 0.5 + _NEARLY_PX)
+
+
+def _linear(transform: Any) -> Any:
+    """Return the linear part of an affine transform."""
+    return type(transform)(transform.a, transform.b, 0.0, transform.d, transform.e, 0.0)
+
+
+class ImageTileDataset(NonGeoDataset):
+    """Images of tiles and patches of them, in the model domain where a scaler is given.
+
+    Item i is tile i, whole; a `Patch` cuts a part of it, of which only the tile's usable part counts. Invalid pixels
+    are 0 and marked in `mask_valid`. Whole tiles carry a `seed`, which depends on nothing but the tile's id.
+
+    Args:
+        tiles: Folder of the tiles, or their manifest.
+        split: "train", "val" or "test"; all tiles when None.
+        side: Asset that holds the image, see `ImageTileSet`.
+        scaler: Brings values to [-1, 1]; analysis units when None.
+        conditions: Adds `condition`, and `label` where one of them is a class; none when None.
+        transforms: Called on every sample.
+        cache_mb: Memory for decoded tiles, MiB, per worker; 0 reads single windows.
+
+    Raises:
+        SourceError: If there are no such tiles, sensors are mixed, bands and scaler differ, or a tile says nothing
+            about a condition.
+        CatalogError: If a tile's value is not one of the condition's own.
+    """
+
+    def __init__(
+        self,
+        tiles: Path | str = "tiles",
+        split: str | None = None,
+        side: Side = "image",
+        scaler: Scaler | None = None,
+        conditions: Conditions | None = None,
+        transforms: Callable[[Sample], Sample] | None = None,
+        cache_mb: float = 256.0,
+    ) -> None:
+        self.tile_set = ImageTileSet(tiles, split, side)
+        self.scaler = scaler
+        self.conditions = conditions or Conditions()
+        self.transforms = transforms
+        self._reader = TileReader(self.tile_set, cache_mb)
+        bands = self.tile_set.bands[side]
+        if scaler is not None and len(scaler.bands) != len(bands):
+            raise SourceError(
+                f"{self.tile_set.path}: the tiles have {len(bands)} bands ({', '.join(bands)}), but the statistics "
+                f"have {len(scaler.bands)} ({', '.join(scaler.bands)}). Compute the statistics from these tiles."
+            )
+        classes = self.conditions.classes
+        self._codes: list[np.ndarray] = []
+        self._labels: list[int] = []
+        for tile in self.tile_set.tiles if self.conditions.parts else ():
+            values = values_of(self.tile_set.item(tile), self.conditions.names)
+            self._codes.append(self.conditions.encode(values))
+            if classes is not None:
+                self._labels.append(classes.index(values[classes.name]))
+
+    def __len__(self) -> int:
+        return len(self.tile_set)
+
+    @property
+    def labels(self) -> list[int]:
+        """Integer label of each tile; empty without a class condition."""
+        return list(self._labels)
+
+    def __getitem__(self, index: int | Patch) -> Sample:
+        """Cut one sample.
+
+        Args:
+            index: Number of a tile, or a patch that lies within one.
+
+        Returns:
+            `image` (C, H, W), `mask_valid` (1, H, W), `tile` (row in the manifest), `origin_px` (column and row of the
+            corner, counted in pixels from the origin of the tile's CRS), `condition` and `label` where there are
+            conditions, `seed` for whole tiles.
+
+        Raises:
+            IndexError: If there is no such tile.
+            SourceError: If the file cannot be read or has other bands or another size than it should.
+        """
+        whole = not isinstance(index, Patch)
+        number = index.tile if isinstance(index, Patch) else int(index)
+        tile = self.tile_set.tiles[number]
+        box = index[1:] if isinstance(index, Patch) else (0, 0, tile.width, tile.height)
+        col, row, width, height = box
+        image, valid = self._read(tile, (col, row, col + width, row + height), everywhere=whole)
+        sample = {
+            "image": torch.from_numpy(image),
+            "mask_valid": torch.from_numpy(valid),
+            "tile": torch.tensor(tile.row, dtype=torch.int64),
+            "origin_px": torch.tensor((tile.col + col, tile.line + row), dtype=torch.int64),
+        }
+        if self._codes:
+            sample["condition"] = torch.from_numpy(self._codes[number])
+        if self._labels:
+            sample["label"] = torch.tensor(self._labels[number], dtype=torch.int64)
+        if whole:
+            sample["seed"] = torch.tensor(noise_seed(tile.id), dtype=torch.int64)
+        return self.transforms(sample) if self.transforms is not None else sample
+
+    def _read(
+        self, tile: Tile, window: tuple[int, int, int, int], *, everywhere: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        pixels = self._reader.read(tile, self.tile_set.side, window)
+        valid = pixels.valid
+        if not everywhere:
+            left, top, right, bottom = (
+                edge - zero for edge, zero in zip(tile.usable, (tile.col, tile.line) * 2, strict=True)
+            )
+            rows, cols = np.arange(window[1], window[3]), np.arange(window[0], window[2])
+            valid = valid & ((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right))
+        gain, bias = pixels.scale, pixels.offset
+        if self.scaler is not None:
+            gain, bias = gain * self.scaler.gain, bias * self.scaler.gain + self.scaler.bias
+        image = np.multiply(pixels.raw, gain.astype(np.float32)[:, None, None], dtype=np.float32)
+        image += bias.astype(np.float32)[:, None, None]
+        if self.scaler is not None:
+            np.clip(image, -1, 1, out=image)
+        if not valid.all():
+            np.copyto(image, 0, where=~valid)
+        return image, valid[None].astype(np.float32)
+
+
+class ClassPositions(Positions):
+    """Places of patches, drawn so that every class is equally likely, whatever its share of the tiles.
+
+    Args:
+        positions: Acceptable places in tiles of one image each.
+        labels: Integer label of each tile of the split.
+    """
+
+    def __init__(self, positions: Positions, labels: Sequence[int]) -> None:
+        self.__dict__.update(positions.__dict__)
+        counts = np.array([mosaic.total for mosaic in self._mosaics], np.int64)
+        found = np.asarray(labels)
+        # The mosaics of single tiles come in the order of the tiles.
+        self._classes = [np.flatnonzero((found == label) & (counts > 0)) for label in np.unique(found)]
+        self._classes = [members for members in self._classes if len(members)]
+        self._class_ends = [np.cumsum(counts[members]) for members in self._classes]
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Patch]:
+        """Draw classes with equal probability, then a place of the class with equal probability."""
+        kinds = rng.integers(len(self._classes), size=count)
+        totals = np.array([ends[-1] for ends in self._class_ends])
+        numbers = rng.integers(totals[kinds])
+        starts = np.concatenate([[0], self._ends[:-1]])
+        drawn = []
+        for kind, number in zip(kinds, numbers, strict=True):
+            members, ends = self._classes[kind], self._class_ends[kind]
+            which = int(np.searchsorted(ends, number, side="right"))
+            within = int(number) - (int(ends[which - 1]) if which else 0)
+            drawn.append(self._patch(int(starts[members[which]]) + within))
+        return drawn
