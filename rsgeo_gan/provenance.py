@@ -72,28 +72,36 @@ class Provenance:
     """Where one product comes from.
 
     Attributes:
-        direction: Which way the generator translated.
         checkpoint: SHA-256 of the checkpoint, or a sentence where no checkpoint exists.
         recipe: Name of the trained combination, or the class of its task.
         sources: Ids of the scenes or tiles read.
-        radius_px: Largest misalignment the training forgave, in pixels of the training grid.
         grid: Whose grid the product lies on.
+        direction: Which way the generator translated; None when it did not translate.
+        radius_px: Largest misalignment the training forgave, in pixels of the training grid; None when the product
+            stands for no pair.
         inputs: Digest of everything else that decides the pixels.
+        asked: What an image made from noise was asked to be and was drawn from, plain JSON types by name: label,
+            conditions, seed.
         created: When it was made, UTC.
     """
 
-    direction: Direction
     checkpoint: str
     recipe: str
     sources: tuple[str, ...]
-    radius_px: int
-    grid: Literal["source", "declared", "tiled target"]
+    grid: Literal["source", "declared", "tiled target", "tile"]
+    direction: Direction | None = None
+    radius_px: int | None = None
     inputs: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def decisive(self) -> dict[str, str]:
+        """Return the properties of the STAC item that tell whether a product would be made the same way again."""
+        return {"rsgeo:checkpoint": self.checkpoint, "rsgeo:inputs": self.inputs}
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the raster, all text."""
-        return {
+        tags = {
             "SYNTHETIC": "YES",
             "RSGEO_DIRECTION": self.direction,
             "RSGEO_CHECKPOINT": self.checkpoint,
@@ -101,13 +109,15 @@ class Provenance:
             "RSGEO_VERSION": rsgeo_gan.__version__,
             "RSGEO_SOURCES": ",".join(self.sources),
             "RSGEO_GRID": self.grid,
-            "RADIUS_PX": str(self.radius_px),
+            **{f"RSGEO_{name.upper()}": _text(value) for name, value in self.asked.items()},
+            "RADIUS_PX": self.radius_px,
             "CREATED": self.created,
         }
+        return {name: str(value) for name, value in tags.items() if value is not None}
 
     def properties(self) -> dict[str, Any]:
         """Return the properties of the STAC item, plain JSON types."""
-        return {
+        properties = {
             "created": self.created,
             "rsgeo:synthetic": True,
             "rsgeo:direction": self.direction,
@@ -118,7 +128,15 @@ class Provenance:
             "rsgeo:radius_px": self.radius_px,
             "rsgeo:grid": self.grid,
             "rsgeo:inputs": self.inputs,
+            **{f"rsgeo:{name}": value for name, value in self.asked.items()},
         }
+        return {name: value for name, value in properties.items() if value is not None}
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def qml(scaler: Scaler, *, masked: bool = False) -> str:

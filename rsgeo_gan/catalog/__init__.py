@@ -23,10 +23,12 @@ from rsgeo_gan.catalog.models import (
     Tiling,
     Training,
 )
+from rsgeo_gan.catalog.synthesis import DeclaredGrid, SyntheticProducts
 
 __all__ = [
     "Area",
     "Catalog",
+    "DeclaredGrid",
     "FolderSide",
     "GridSettings",
     "Limits",
@@ -37,6 +39,7 @@ __all__ = [
     "Scalar",
     "Side",
     "StacSide",
+    "SyntheticProducts",
     "Tiling",
     "Training",
     "load",

@@ -27,11 +27,14 @@ __all__ = [
     "TRUSTED",
     "Facts",
     "Stored",
+    "below",
     "build",
+    "fill",
     "load_weights",
     "read_checkpoint",
     "read_facts",
     "read_stored",
+    "recipe_of",
 ]
 
 GENERATORS: dict[Direction, str] = {"source_to_target": "generator", "target_to_source": "generator_back"}
@@ -136,7 +139,7 @@ def read_stored(path: Path) -> Stored:
                 for direction, name in names.items()
                 if content["hyper_parameters"].get(name) is not None
             },
-            weights=lambda direction: _below(f"{names[direction]}.", tensors),
+            weights=lambda direction: below(f"{names[direction]}.", tensors),
         )
     content = read_export(path)
     generators = {
@@ -159,7 +162,8 @@ def read_stored(path: Path) -> Stored:
     )
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries whose name begins with the prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
@@ -204,9 +208,6 @@ def read_facts(stored: Mapping[str, Any], path: Path, digest: str) -> Facts:
         CheckpointError: If scalers or pixel size are missing.
     """
     facts = stored.get("facts")
-    # Published checkpoints are called <recipe>-<digest>.ckpt.
-    name, _, tail = path.stem.rpartition("-")
-    published = name if tail and digest.startswith(tail) else ""
     try:
         if not isinstance(facts, Mapping):
             raise KeyError("facts")
@@ -220,7 +221,7 @@ def read_facts(stored: Mapping[str, Any], path: Path, digest: str) -> Facts:
                 for side in ("source", "target")
                 if isinstance(facts.get(f"{side}_sensor"), Mapping)
             },
-            recipe=str(facts.get("recipe") or published or stored.get("task") or "unknown"),
+            recipe=recipe_of(stored, path, digest),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -228,6 +229,16 @@ def read_facts(stored: Mapping[str, Any], path: Path, digest: str) -> Facts:
             "scalers of source and target and the pixel size; it was written outside PairDataModule: train "
             "with it, so that products get physical units."
         ) from error
+
+
+def recipe_of(stored: Mapping[str, Any], path: Path, digest: str) -> str:
+    """Return the name of a checkpoint's recipe, or the class of its task where no name is told."""
+    # Published checkpoints are called <recipe>-<digest>.ckpt.
+    name, _, tail = path.stem.rpartition("-")
+    published = name if tail and digest.startswith(tail) else ""
+    facts = stored.get("facts")
+    told = facts.get("recipe") if isinstance(facts, Mapping) else None
+    return str(told or published or stored.get("task") or "unknown")
 
 
 def build(spec: Any, trusted: tuple[str, ...], where: str) -> nn.Module:
@@ -291,11 +302,19 @@ def load_weights(generator: nn.Module, stored: Stored, direction: Direction) -> 
     Raises:
         CheckpointError: If they do not fit.
     """
+    fill(generator, stored.weights(direction), f"{stored.path}: the weights of {GENERATORS[direction]}", stored.version)
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], what: str, version: str) -> None:
+    """Put weights into a network.
+
+    Raises:
+        CheckpointError: If they do not fit; begins with `what`.
+    """
     try:
-        generator.load_state_dict(stored.weights(direction))
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{stored.path}: the weights of {GENERATORS[direction]} do not fit its class "
-            f"({' '.join(str(error).split())[:200]}); it was written by version {stored.version} of this package: "
-            "install that version, or train again."
+            f"{what} do not fit its class ({' '.join(str(error).split())[:200]}); it was written by version {version} "
+            "of this package: install that version, or train again."
         ) from error

@@ -8,7 +8,6 @@ pixel equals the forward pass over the whole scene, so there is no seam to blend
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from rsgeo_gan.inference.baseline import untrained
 from rsgeo_gan.inference.checkpoints import TRUSTED
 from rsgeo_gan.inference.encoding import Encoding
 from rsgeo_gan.inference.placement import ordered, place
+from rsgeo_gan.inference.records import finished, write_item
 from rsgeo_gan.inference.streaming import SceneReader, sample_windows, strips_of, translate
 from rsgeo_gan.inference.translator import Translator
 from rsgeo_gan.manifest import (
@@ -34,7 +34,6 @@ from rsgeo_gan.manifest import (
     check_share,
     make_item,
     safe_name,
-    write_json,
     write_text,
 )
 from rsgeo_gan.progress import Progress, silent
@@ -163,11 +162,11 @@ def _generate(
             except RSGeoGANError as error:
                 _record(products, f"{item.id}_{direction}", error, failures)
                 continue
-            finished = _finished(out, job)
-            if finished is None:
+            made = finished(out, job.stem, job.provenance.decisive())
+            if made is None:
                 jobs.append((translator, job))
             else:
-                products.add(finished)
+                products.add(made)
     strips = [
         len(strips_of(job.reader, translator, len(translator.target_scaler.bands), window_px))
         for translator, job in jobs
@@ -245,24 +244,6 @@ def _plan(item: pystac.Item, translator: Translator, grid: Grid, pairs: Manifest
     return _Job(safe_name(stem), item, SceneReader(side, box, scaler), provenance)
 
 
-def _finished(out: Path, job: _Job) -> pystac.Item | None:
-    """Return the item of a product that is whole and made from the same inputs."""
-    beside = out / f"{job.stem}.json"
-    if not (beside.is_file() and (out / f"{job.stem}.tif").is_file() and (out / f"{job.stem}.qml").is_file()):
-        return None
-    try:
-        item = pystac.Item.from_dict(json.loads(beside.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, pystac.STACError):
-        return None
-    same = (
-        item.properties.get("rsgeo:checkpoint") == job.provenance.checkpoint
-        and item.properties.get("rsgeo:inputs") == job.provenance.inputs
-    )
-    for asset in item.assets.values():
-        asset.href = str((out / asset.href).resolve())
-    return item if same else None
-
-
 def _make(job: _Job, translator: Translator, out: Path, window_px: int, counter: _Counter) -> pystac.Item:
     """Freeze the normalisation for the scene, translate it, and write raster, style and item."""
     for left in out.glob(f".{job.stem}.*.stage*.tif"):
@@ -302,13 +283,5 @@ def _make(job: _Job, translator: Translator, out: Path, window_px: int, counter:
         assets={"data": path.resolve(), "style": style.resolve()},
         titles={"data": f"Synthetic {', '.join(scaler.bands)} ({scaler.unit})", "style": "QGIS style"},
     )
-    _write_item(item, path.with_suffix(".json"))
+    write_item(item, path.with_suffix(".json"))
     return item
-
-
-def _write_item(item: pystac.Item, path: Path) -> None:
-    """Write an item beside its raster, with asset paths relative to it."""
-    document = item.to_dict(include_self_link=False, transform_hrefs=False)
-    for asset in document["assets"].values():
-        asset["href"] = f"./{Path(asset['href']).name}"
-    write_json(path, document)
