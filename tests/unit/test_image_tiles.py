@@ -239,5 +239,5 @@ def test_bad_collections_are_explained_before_training(tmp_path: Path) -> None:
         ready(write_chips(tmp_path / "d"), balanced=True)
     with pytest.raises(SourceError, match="no asset 'image', only source, target"):
         ready(write_tiles(tmp_path / "e"))
-    with pytest.raises(SourceError, match="training tiles of .* have no valid pixel on the image side"):
+    with pytest.raises(SourceError, match=r"training tiles of .* have no valid pixel on the image side"):
         ready(write_chips(tmp_path / "f", splits=["val"]))
