@@ -11,7 +11,8 @@ __all__ = ["Alarms"]
 log = logging.getLogger(__name__)
 
 _ADVICE = {
-    "collapse": "generated images have almost no contrast left; lower the learning rates, or raise the cycle weight",
+    "collapse": "generated images have almost no contrast left, or are all alike; lower the learning rates, or raise "
+    "the weights of the other terms (cycle, or r1 and r2)",
     "discriminator": "the discriminator is never wrong any more; lower its learning rate, or narrow it",
     "divergence": "the generator's loss has left the range it began in; lower the learning rates",
 }

@@ -381,13 +381,19 @@ class AdversarialTask(BaseTask):
             )
         self._same_optimizers(checkpoint)
         facts = dict(stored.get("facts") or {})
-        for side in ("source", "target"):
+        for side in ("source", "target", "image"):
             if self.facts.get(side) and facts.get(side) and not _same_range(self.facts[side], facts[side]):
                 raise CheckpointError(
                     f"The checkpoint was trained with another normalisation of the {side} side: expected "
                     f"{_range(facts[side])}, got {_range(self.facts[side])} from these tiles. Set `statistics` of the "
                     "data module to the checkpoint to use its normalisation."
                 )
+        asked, had = (held.get("conditions") for held in (self.facts, facts))
+        if asked and had and asked != had:
+            raise CheckpointError(
+                f"The checkpoint was trained with other conditions: expected {had}, got {asked} from these tiles. Use "
+                "tiles of the same classes and limits, or begin a new training."
+            )
         self.facts = self.facts or facts
         state, ranks = checkpoint.get("rsgeo_gan_state"), checkpoint.get("rsgeo_gan_ranks", [])
         if self._trainer is not None and len(ranks) == self._trainer.world_size:

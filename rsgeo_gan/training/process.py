@@ -26,10 +26,11 @@ import yaml
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import Training
 from rsgeo_gan.errors import CatalogError, CheckpointError, ProductError, SourceError, TrainingError
+from rsgeo_gan.labelled import conditions_of
 from rsgeo_gan.manifest import Manifest, asset_path, write_text
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.training.pins import Published, publish, read_pin
-from rsgeo_gan.training.recipes import fit_channels, read_recipe, with_overrides
+from rsgeo_gan.training.recipes import fit_networks, read_recipe, with_overrides
 
 __all__ = ["MODES", "Mode", "train"]
 
@@ -135,21 +136,27 @@ def _training_items(manifest: Manifest) -> list[Any]:
 
 def _digest_of_tiles(manifest: Manifest) -> str:
     names = ("rsgeo:pair", "rsgeo:digest", "rsgeo:usable")
-    seen = sorted([item.id, *(item.properties.get(name) for name in names)] for item in _training_items(manifest))
+    seen = sorted(
+        [item.id, *(item.properties.get(name) for name in names), *_label(item)] for item in _training_items(manifest)
+    )
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
+def _label(item: Any) -> list[str]:
+    return [str(item.properties["rsgeo:label"])] if "rsgeo:label" in item.properties else []
+
+
 def _complete_recipe(manifest: Manifest, training: Training, start: Published | None) -> dict[str, Any]:
-    """Fill in band counts, seed, the catalogue's overrides and, for a refinement, fewer epochs."""
-    first = _training_items(manifest)[0]
-    bands = {side: raster.inspect(Path(asset_path(first, side))).count for side in ("source", "target")}
-    # The overrides come first, because band counts may follow from them, and last, because they have the last word.
+    """Fill in the networks' numbers, seed, the catalogue's overrides and, for a refinement, fewer epochs."""
+    # The overrides come first, because numbers may follow from them, and last, because they have the last word.
     asked = with_overrides(read_recipe(training.recipe), training.overrides)
-    recipe = fit_channels(asked, bands["source"], bands["target"])
+    recipe = fit_networks(asked, _counts(manifest, asked))
     recipe["seed_everything"] = training.seed
     trainer = recipe.setdefault("trainer", {})
-    if _has_pairs(recipe):
-        recipe["data"].setdefault("init_args", {}).update(radius_px=training.radius_px, seed=training.seed)
+    if _knows_data(recipe):
+        recipe["data"].setdefault("init_args", {}).update(seed=training.seed)
+        if recipe["data"]["class_path"].endswith(".PairDataModule"):
+            recipe["data"]["init_args"]["radius_px"] = training.radius_px
     if start is not None:
         for limit in ("max_epochs", "max_steps"):
             if isinstance(trainer.get(limit), int) and trainer[limit] > 0:
@@ -157,8 +164,28 @@ def _complete_recipe(manifest: Manifest, training: Training, start: Published | 
     return with_overrides(recipe, training.overrides)
 
 
-def _has_pairs(recipe: dict[str, Any]) -> bool:
-    """Tell whether the recipe reads tiles with this package's data module, whose settings are known."""
+def _counts(manifest: Manifest, recipe: dict[str, Any]) -> dict[str, int]:
+    """Count what networks may depend on: bands by asset, entries of the conditions, pixels along a patch."""
+    first = _training_items(manifest)[0]
+    counts = {
+        side: raster.inspect(Path(asset_path(first, side))).count
+        for side in ("source", "target", "image")
+        if side in first.assets
+    }
+    settings = recipe.get("data", {}).get("init_args") or {}
+    side = str(settings.get("side", "image"))
+    if side in counts:
+        counts["image"] = counts[side]
+    if "patch_size" in settings:
+        counts["patch"] = int(settings["patch_size"])
+    counts["condition"] = 0
+    if settings.get("conditions"):
+        counts["condition"] = conditions_of(manifest, settings["conditions"]).width
+    return counts
+
+
+def _knows_data(recipe: dict[str, Any]) -> bool:
+    """Tell whether the recipe reads tiles with a data module of this package, whose settings are known."""
     return str(recipe.get("data", {}).get("class_path", "")).startswith("rsgeo_gan.datamodules.")
 
 
@@ -173,7 +200,7 @@ def _with_paths(recipe: dict[str, Any], tiles: Path, folder: Path, start: Publis
     recipe = json.loads(json.dumps(recipe))
     data = recipe.setdefault("data", {}).setdefault("init_args", {})
     data["tiles"] = str(tiles.resolve())
-    if start is not None and _has_pairs(recipe):
+    if start is not None and _knows_data(recipe):
         data["statistics"] = str(start.path.resolve())
     trainer = recipe["trainer"]
     trainer["default_root_dir"] = str(folder.resolve())

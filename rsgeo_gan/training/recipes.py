@@ -13,7 +13,15 @@ import yaml
 
 from rsgeo_gan.errors import CatalogError
 
-__all__ = ["find_recipe", "fit_channels", "read_recipe", "recipe_directions", "recipe_names", "with_overrides"]
+__all__ = [
+    "find_recipe",
+    "fit_channels",
+    "fit_networks",
+    "read_recipe",
+    "recipe_directions",
+    "recipe_names",
+    "with_overrides",
+]
 
 Scalar = str | int | float | bool | None
 
@@ -83,23 +91,51 @@ def with_overrides(recipe: Mapping[str, Any], overrides: Mapping[str, Scalar]) -
 
 
 def fit_channels(recipe: Mapping[str, Any], source_bands: int, target_bands: int) -> dict[str, Any]:
-    """Return a copy of the recipe whose networks take and give the band counts of the tiles.
-
-    The recipe's task says what its networks count (`TranslationTask.channels`); of these only networks that the recipe
-    names are touched. A task that does not say so keeps the counts of its recipe.
+    """Return a copy of the recipe whose networks take and give the band counts of the tiles of pairs.
 
     Raises:
         CatalogError: If the recipe's task cannot be imported.
     """
-    counts = {"source": source_bands, "target": target_bands}
+    return fit_networks(recipe, {"source": source_bands, "target": target_bands})
+
+
+def fit_networks(recipe: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return a copy of the recipe whose networks have the numbers of the data.
+
+    The recipe's task says what its networks count (`channels`, see `TranslationTask` and `ImageSynthesis`); of these
+    only networks that the recipe names are touched, and numbers only whose counts are all known. A network around
+    another one (`base`) has the numbers of that one. A task that does not say so keeps the numbers of its recipe.
+
+    Args:
+        recipe: The recipe.
+        counts: By what is counted: bands of "source", "target" or "image", entries of a "condition", pixels along a
+            "patch".
+
+    Raises:
+        CatalogError: If the recipe's task cannot be imported.
+    """
     out = copy.deepcopy(dict(recipe))
     arguments = out["model"]["init_args"] = out["model"].get("init_args") or {}
     channels: _Tell = getattr(_task_of(recipe), "channels", lambda _: {})
     for network, wanted in channels(arguments).items():
         if isinstance(arguments.get(network), dict):
-            sizes = arguments[network].setdefault("init_args", {})
-            sizes.update({name: sum(counts[side] for side in sides) for name, sides in wanted.items()})
+            sizes = _innermost(arguments[network])
+            sizes.update(
+                {
+                    name: sum(counts[part] for part in parts)
+                    for name, parts in wanted.items()
+                    if counts.keys() >= {*parts}
+                }
+            )
     return out
+
+
+def _innermost(network: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network, or of the one it is built around."""
+    arguments: dict[str, Any] = network.get("init_args") or {}
+    network["init_args"] = arguments
+    base = arguments.get("base")
+    return _innermost(base) if isinstance(base, dict) and "class_path" in base else arguments
 
 
 def recipe_directions(name: str, overrides: Mapping[str, Scalar]) -> tuple[str, ...]:
