@@ -166,13 +166,13 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
 
     Args:
         x: Features, shape (B, C, H, W).
-        group: Most samples of a group; the largest divisor of B up to it is used.
+        group: Most samples of a group: the largest divisor of B up to it, or the whole batch where that is 1.
 
     Returns:
         Shape (B, C + 1, H, W): the standard deviation over the group, averaged over channels and space.
     """
     count = len(x)
-    size = next(n for n in range(min(group, count), 0, -1) if count % n == 0)
+    size = next((n for n in range(min(group, count), 1, -1) if count % n == 0), count)
     grouped = x.float().unflatten(0, (size, count // size))  # (G, B / G, C, H, W)
     deviation = (grouped.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # (B / G,)
     extra = deviation.repeat(size).to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
