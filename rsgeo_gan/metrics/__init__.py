@@ -9,6 +9,7 @@ from rsgeo_gan.metrics.alignment import (
     shift_tolerant_psnr,
     shift_tolerant_ssim,
 )
+from rsgeo_gan.metrics.branches import feature_cosine, low_pass_share, out_of_range
 from rsgeo_gan.metrics.distribution import (
     FrechetDistance,
     KernelDistance,
@@ -18,6 +19,15 @@ from rsgeo_gan.metrics.distribution import (
 )
 from rsgeo_gan.metrics.drift import Drift, drift
 from rsgeo_gan.metrics.features import FeatureBackend, RandomConv
+from rsgeo_gan.metrics.frequency import (
+    LevelDistances,
+    fit_levels,
+    high_pass,
+    level_cutoff,
+    level_distances,
+    power_share,
+    spectral_leakage,
+)
 from rsgeo_gan.metrics.intervals import Interval, halved, per_class
 from rsgeo_gan.metrics.manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from rsgeo_gan.metrics.nrds import NRDS, Judge, nrds, rank_agreement
@@ -39,6 +49,7 @@ from rsgeo_gan.metrics.spectrum import (
     radial_frequencies,
     radial_psd,
 )
+from rsgeo_gan.metrics.waves import WaveScore, planted_waves, wasserstein, wave_parts, wave_score
 
 __all__ = [
     "NRDS",
@@ -51,6 +62,7 @@ __all__ = [
     "Interval",
     "Judge",
     "KernelDistance",
+    "LevelDistances",
     "MultilookScore",
     "PrecisionRecall",
     "RandomConv",
@@ -58,6 +70,7 @@ __all__ = [
     "ShiftScore",
     "ShiftTolerantPSNR",
     "ShiftTolerantSSIM",
+    "WaveScore",
     "amplitude_distance",
     "correlation",
     "density_coverage",
@@ -65,16 +78,25 @@ __all__ = [
     "drift",
     "enl",
     "enl_map",
+    "feature_cosine",
+    "fit_levels",
     "frechet_distance",
     "halved",
     "high_frequency_ratio",
+    "high_pass",
     "kernel_distance",
+    "level_cutoff",
+    "level_distances",
     "load_weights",
     "log_spectral_distance",
+    "low_pass_share",
     "multilook",
     "multilook_score",
     "nrds",
+    "out_of_range",
     "per_class",
+    "planted_waves",
+    "power_share",
     "precision_recall",
     "radial_frequencies",
     "radial_psd",
@@ -82,5 +104,9 @@ __all__ = [
     "shift_response",
     "shift_tolerant_psnr",
     "shift_tolerant_ssim",
+    "spectral_leakage",
     "ssim",
+    "wasserstein",
+    "wave_parts",
+    "wave_score",
 ]

@@ -227,7 +227,8 @@ class FrequencyShifted(SynthesisGenerator):
         parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
         waves = self.frequencies if self.shift else ((0.0, 0.0),) * len(self.frequencies)
         cosine, sine = _carriers(waves, parts, origin_px)  # (B or 1, Q, H, W)
-        real, imaginary = parts.unflatten(1, (len(waves), 2, -1)).unbind(2)  # (B, Q, C, H, W)
+        whole = parts.reshape(len(parts), len(waves), 2, self.out_channels, *parts.shape[-2:])
+        real, imaginary = whole.unbind(2)  # (B, Q, C, H, W)
         return (real * cosine[:, :, None] - imaginary * sine[:, :, None]).sum(dim=1)
 
     def _resize(self, x: Tensor, size: int) -> Tensor:
