@@ -53,22 +53,24 @@ def masked_l1(pred: Tensor, target: Tensor, mask: Tensor | None = None, weight: 
     return masked_mean(_valid(pred.float() - target.float(), mask).abs(), mask, weight)
 
 
-def total_variation(image: Tensor, mask: Tensor | None = None) -> Tensor:
+def total_variation(image: Tensor, mask: Tensor | None = None, *, squared: bool = False) -> Tensor:
     """Mean absolute difference of neighbouring valid pixels, anisotropic, rows plus columns.
 
     Args:
         image: Shape (B, C, H, W).
         mask: Validity, shape (B, 1, H, W); a difference counts when both of its pixels do.
+        squared: Mean squared differences instead, which smooth everywhere and spare edges less.
 
     Returns:
-        Scalar, float32, in units of the image per pixel.
+        Scalar, float32, in units of the image per pixel, squared where differences are.
     """
     image = image.float()
     total = image.new_zeros(())
     for dim in (2, 3):
         n = image.shape[dim] - 1
         both = None if mask is None else mask.float().narrow(dim, 0, n) * mask.float().narrow(dim, 1, n)
-        total = total + masked_mean(_valid(image.diff(dim=dim), both).abs(), both)
+        steps = _valid(image.diff(dim=dim), both)
+        total = total + masked_mean(steps.square() if squared else steps.abs(), both)
     return total
 
 

@@ -28,6 +28,8 @@ _SIZES = (32, 64, 128)
 _COARSEST_PX = 4
 _JUDGED_PX = 8
 """Side of the feature map that the discriminator's last layers read."""
+_FAINT = 0.02
+"""Deviation of the decoder's last weights: the first images are grey."""
 _MOMENT = {"uniform": 1 / 3, "normal": 1.0}
 """Mean square of one number of a code."""
 
@@ -210,8 +212,7 @@ class ImageDecoder(nn.Module):
         self.last = nn.Conv2d(channels[-1], width // 4, 5)
         self.head = nn.Conv2d(width // 4, out_channels, 5)
         _init(self)
-        if zero:
-            nn.init.zeros_(self.head.weight)
+        nn.init.normal_(self.head.weight, 0.0, 0.0 if zero else _FAINT)
 
     def forward(self, z: Tensor, condition: Tensor | None = None, origin_px: Tensor | None = None) -> Tensor:
         """Decode.
@@ -292,7 +293,7 @@ class LatentDiscriminator(nn.Module):
 
 
 class ImageDiscriminator(nn.Module):
-    """Judges an image under a condition: the condition joins as constant planes after the first convolution, only there.
+    """Judges an image under a condition, which joins as constant planes after the first convolution and only there.
 
     Args:
         in_channels: Bands.
