@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
 
-from rsgeo_gan.training.recipes import fit_channels, read_recipe, recipe_names
+from rsgeo_gan.training.recipes import fit_networks, read_recipe, recipe_names
 from tests.synth import ramp, speckled, write_tiles
 
 pytestmark = [
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
 
-NARROW = {"width": 4, "blocks": 1, "depth": 3, "layers": 2, "scales": 2}
+NARROW = {"width": 4, "max_width": 16, "blocks": 1, "depth": 3, "layers": 2, "scales": 2, "latent_dim": 8}
 DATA = {"patch_size": 64, "batch_size": 2, "length": 2, "val_length": 2, "num_workers": 0}
 
 
@@ -32,13 +32,23 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiles(folder, size=64, source=ramp(3), target=speckled(1), splits=["train", "val"])
 
 
-def built(name: str, tiles: Path) -> tuple[BaseTask, LightningDataModule]:
-    """Build task and data of a recipe as LightningCLI does."""
-    recipe = fit_channels(read_recipe(name), 3, 1)
-    for part in recipe["model"]["init_args"].values():
+def narrow(networks: dict[str, Any]) -> None:
+    """Make every network small, those that others are built around too."""
+    for part in networks.values():
         if isinstance(part, dict) and str(part.get("class_path", "")).startswith("rsgeo_gan.models."):
             part["init_args"] |= {key: value for key, value in NARROW.items() if key in part["init_args"]}
+            narrow(part["init_args"])
+
+
+def built(name: str, tiles: Path) -> tuple[BaseTask, LightningDataModule]:
+    """Build task and data of a recipe as LightningCLI does."""
+    recipe = read_recipe(name)
     recipe["data"]["init_args"] |= {**DATA, "tiles": str(tiles)}
+    if "side" in recipe["data"]["init_args"]:
+        recipe["data"]["init_args"]["side"] = "source"
+    counts = {"source": 3, "target": 1, "image": 3, "condition": 0, "patch": DATA["patch_size"]}
+    recipe = fit_networks(recipe, counts)
+    narrow(recipe["model"]["init_args"])
     parser = LightningArgumentParser()
     parser.add_subclass_arguments(BaseTask, "model")
     parser.add_subclass_arguments(BaseDataModule, "data")
