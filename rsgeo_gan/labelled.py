@@ -25,7 +25,8 @@ def values_of(item: pystac.Item, names: Sequence[str]) -> dict[str, Any]:
     Args:
         item: The item.
         names: Conditions: "label" is `rsgeo:label`; "day" the day of the year, `rsgeo:day_of_year` or that of the
-            time of acquisition; any other name the property `rsgeo:<name>` or `<name>`.
+            time of acquisition; any other name the property `rsgeo:<name>` or `<name>`. What a synthetic image was
+            asked to be (`rsgeo:conditions`) comes first.
 
     Returns:
         Values by name.
@@ -34,9 +35,10 @@ def values_of(item: pystac.Item, names: Sequence[str]) -> dict[str, Any]:
         SourceError: If the item does not say.
     """
     properties = item.properties
+    asked = properties.get("rsgeo:conditions") or {}
     found: dict[str, Any] = {}
     for name in names:
-        value = properties.get(f"rsgeo:{name}", properties.get(name))
+        value = asked.get(name, properties.get(f"rsgeo:{name}", properties.get(name)))
         if name == DAY and value is None:
             value = properties.get("rsgeo:day_of_year")
             if value is None and item.datetime is not None and properties.get("rsgeo:dated", True):

@@ -135,6 +135,10 @@ class PatchDataModule(GeoDataModule):
         """Return the places that training patches are drawn from."""
         return self._positions(dataset)
 
+    def _training(self, dataset: Any, length: int, rank: int, world: int) -> tuple[Any, Any]:
+        """Return the dataset and the sampler of training patches."""
+        return dataset, BlockPatchSampler(self._drawn(dataset), length, self.seed, self.mix_tiles, rank, world)
+
     def prepare_data(self) -> None:
         """Fit statistics where they are missing, while other processes wait."""
         self._surveyed()
@@ -177,9 +181,7 @@ class PatchDataModule(GeoDataModule):
                     f"{type(self).__name__}: an epoch of {length} patches is less than one batch of {self.batch_size} "
                     f"for each of {world} processes; raise length or lower batch_size."
                 )
-            self.train_dataset = dataset
-            drawn = self._drawn(dataset)
-            self.train_sampler = cast(Any, BlockPatchSampler(drawn, length, self.seed, self.mix_tiles, rank, world))
+            self.train_dataset, self.train_sampler = self._training(dataset, length, rank, world)
         if stage in ("fit", "validate"):
             self.val_dataset, self.val_sampler = self._fixed("val")
         if stage == "test":

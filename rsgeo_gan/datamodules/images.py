@@ -10,7 +10,16 @@ from torch.utils.data import DataLoader
 
 from rsgeo_gan.conditions import Conditions
 from rsgeo_gan.datamodules.base import PatchDataModule, log
-from rsgeo_gan.datasets import ClassPositions, ImageTileDataset, ImageTileSet, Positions, Survey
+from rsgeo_gan.datasets import (
+    ClassPositions,
+    ImageTileDataset,
+    ImageTileSet,
+    MixedDataset,
+    MixedPatchSampler,
+    Positions,
+    Survey,
+    SyntheticDataset,
+)
 from rsgeo_gan.datasets.tiles import TileSet
 from rsgeo_gan.errors import SourceError
 from rsgeo_gan.labelled import conditions_of
@@ -42,6 +51,8 @@ class TileDataModule(PatchDataModule):
         statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
         mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
         cache_mb: Memory for decoded tiles, MiB, per worker.
+        mix: Synthetic images among the training patches: `{"products": folder, "share": 0.3}`, the share being that of
+            an epoch. Statistics, validation and test stay those of the real tiles.
 
     Attributes:
         facts: Scaler, pixel size, conditions and digest of the tiles as plain types, after `setup`.
@@ -65,6 +76,7 @@ class TileDataModule(PatchDataModule):
         statistics: str | None = None,
         mix_tiles: int = 64,
         cache_mb: float = 256.0,
+        mix: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
             ImageTileDataset,
@@ -84,6 +96,11 @@ class TileDataModule(PatchDataModule):
         self.side = side
         self.wanted = list(conditions or ())
         self.balanced = balanced
+        if mix is not None and (set(mix) != {"products", "share"} or not 0 <= float(mix["share"]) <= 1):
+            raise ValueError(
+                f"TileDataModule: expected mix with a folder of products and a share from 0 to 1, got {mix}"
+            )
+        self.mix = mix
         self.conditions = Conditions()
 
     def _tile_set(self, split: str | None = None) -> ImageTileSet:
@@ -142,6 +159,28 @@ class TileDataModule(PatchDataModule):
             if absent:
                 log.warning("%s: no training tile of the classes %s", self.tiles, ", ".join(absent))
         return ClassPositions(positions, dataset.labels) if self.balanced else positions
+
+    def _training(self, dataset: Any, length: int, rank: int, world: int) -> tuple[Any, Any]:
+        if self.mix is None:
+            return super()._training(dataset, length, rank, world)
+        synthetic = SyntheticDataset(
+            self.mix["products"], self._scalers[self.side], self.conditions, cache_mb=self.cache_mb
+        )
+        share = float(self.mix["share"])
+        self.facts["mix"] = {"share": share, "images": len(synthetic), "digest": synthetic.tile_set.digest()}
+        sampler = MixedPatchSampler(
+            self._drawn(dataset),
+            length,
+            synthetic,
+            share,
+            len(dataset),
+            self.side_px,
+            self.seed,
+            self.mix_tiles,
+            rank,
+            world,
+        )
+        return MixedDataset(dataset, synthetic), sampler
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of whole tiles, in the manifest's order."""

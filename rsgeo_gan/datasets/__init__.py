@@ -6,6 +6,7 @@ from rsgeo_gan.datasets.images import ClassPositions, ImageTileDataset, ImageTil
 from rsgeo_gan.datasets.pairs import PairDataset, Patch, TileDataset
 from rsgeo_gan.datasets.sampling import BlockPatchSampler, GridPatchSampler, Positions
 from rsgeo_gan.datasets.statistics import Survey, survey
+from rsgeo_gan.datasets.synthetic import MixedDataset, MixedPatchSampler, SyntheticDataset
 from rsgeo_gan.datasets.tiles import Tile, TileReader, TileSet
 
 __all__ = [
@@ -14,10 +15,13 @@ __all__ = [
     "GridPatchSampler",
     "ImageTileDataset",
     "ImageTileSet",
+    "MixedDataset",
+    "MixedPatchSampler",
     "PairDataset",
     "Patch",
     "Positions",
     "Survey",
+    "SyntheticDataset",
     "Tile",
     "TileDataset",
     "TileReader",

@@ -42,7 +42,8 @@ class ImageTileSet(TileSet):
     Args:
         path: Folder of the tiles, or the manifest itself.
         split: Keep only this split; all tiles when None.
-        side: Asset that holds the image: "image" for collected chips, "source" or "target" for one side of pairs.
+        side: Asset that holds the image: "image" for collected chips, "source" or "target" for one side of pairs,
+            "data" for products.
 
     Attributes:
         tiles: The tiles, in manifest order; each counts as a pair of its own.
@@ -54,7 +55,13 @@ class ImageTileSet(TileSet):
             unreadable.
     """
 
-    _digested: ClassVar[tuple[str, ...]] = ("rsgeo:usable", "rsgeo:split", "rsgeo:digest", "rsgeo:label")
+    _digested: ClassVar[tuple[str, ...]] = (
+        "rsgeo:usable",
+        "rsgeo:split",
+        "rsgeo:digest",
+        "rsgeo:label",
+        "rsgeo:inputs",
+    )
 
     def __init__(self, path: Path | str, split: str | None = None, side: Side = "image") -> None:
         self.manifest = Manifest.read(path)
@@ -101,7 +108,7 @@ class ImageTileSet(TileSet):
         return self.manifest.items[tile.row]
 
     def _sensor(self, items: Sequence[pystac.Item]) -> str:
-        key = "rsgeo:sensor" if self.side == "image" else f"rsgeo:{self.side}_sensor"
+        key = "rsgeo:sensor" if self.side in ("image", "data") else f"rsgeo:{self.side}_sensor"
         names = [str(item.properties.get(key, "unknown")) for item in items]
         for item, name in zip(items, names, strict=True):
             if name != names[0]:

@@ -31,8 +31,8 @@ from rsgeo_gan.manifest import Manifest, asset_path, item_box
 
 __all__ = ["SIDES", "Pixels", "Side", "Tile", "TileReader", "TileSet", "by_pair", "opened_tile"]
 
-Side = Literal["source", "target", "image"]
-Layer = Literal["source", "target", "image", "confidence"]
+Side = Literal["source", "target", "image", "data"]
+Layer = Literal["source", "target", "image", "data", "confidence"]
 SIDES: tuple[Side, Side] = ("source", "target")
 _LAYERS: tuple[Layer, ...] = (*SIDES, "confidence")
 

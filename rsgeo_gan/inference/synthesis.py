@@ -112,6 +112,7 @@ def synthesize(
         for item in products.items
         if item.properties.get("rsgeo:set") == kin and Path(asset_path(item, "data")).is_file()
     ]
+    products.extra["rsgeo:conditions"] = synthesizer.conditions.to_dict()
     failed = 0
     for cell in track(cells, _STAGE, progress):
         provenance = _provenance(cell, synthesizer, settings)
