@@ -28,6 +28,8 @@ __all__ = [
     "box_to_dict",
     "crs_code",
     "crs_of",
+    "is_local",
+    "local_box",
     "pixels_in",
     "same_lattice",
     "transformed",
@@ -38,6 +40,29 @@ __all__ = [
 
 LATTICE_TOLERANCE_PX = 1e-4
 """Two grids whose pixel corners differ by less than this are one lattice: no resampling between them."""
+
+_LOCAL_CRS = (
+    'LOCAL_CS["Image without georeference",UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
+    'AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+)
+
+
+def local_box(shape: tuple[int, int], pixel: float) -> GeoBox:
+    """Return a frame for an image that lies at no known place: its upper-left corner is the origin.
+
+    Args:
+        shape: Rows and columns.
+        pixel: Pixel size, metres.
+
+    Returns:
+        A box in a CRS of its own, which nothing can be transformed from or to.
+    """
+    return GeoBox(shape, Affine(pixel, 0, 0, 0, -pixel, 0), _LOCAL_CRS)
+
+
+def is_local(box: GeoBox) -> bool:
+    """Tell whether a box lies in an engineering CRS, so that its place on the earth is not known."""
+    return bool(crs_of(box).proj.is_engineering)
 
 
 def crs_of(box: GeoBox) -> CRS:

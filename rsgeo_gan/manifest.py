@@ -25,7 +25,7 @@ from shapely.geometry import mapping
 from rsgeo_gan import raster
 from rsgeo_gan.displacement import Displacement, Field
 from rsgeo_gan.errors import FailedShareError, GridError, ProductError, SourceError
-from rsgeo_gan.grid import box_from_dict, box_to_dict
+from rsgeo_gan.grid import box_from_dict, box_to_dict, is_local
 
 __all__ = [
     "Dropped",
@@ -150,9 +150,9 @@ def make_item(
         titles: Titles of assets, for people.
 
     Returns:
-        The item, not yet in a manifest.
+        The item, not yet in a manifest; without footprint where the box lies at no known place.
     """
-    footprint = geobox.footprint("EPSG:4326", npoints=16).geom
+    footprint = None if is_local(geobox) else geobox.footprint("EPSG:4326", npoints=16).geom
     described = box_to_dict(geobox)
     where = {"proj:transform": described["transform"], "proj:shape": described["shape"]}
     if described["crs"].startswith("EPSG:"):
@@ -161,8 +161,8 @@ def make_item(
         where |= {"proj:code": None, "proj:wkt2": described["crs"]}
     item = pystac.Item(
         id=safe_name(item_id),
-        geometry=mapping(footprint),
-        bbox=list(footprint.bounds),
+        geometry=None if footprint is None else mapping(footprint),
+        bbox=None if footprint is None else list(footprint.bounds),
         datetime=when if when.tzinfo else when.replace(tzinfo=UTC),
         properties={**properties, **where},
         stac_extensions=[_PROJECTION],

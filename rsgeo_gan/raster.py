@@ -30,7 +30,7 @@ from rasterio.windows import Window
 
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError, ProductError, SourceError
-from rsgeo_gan.grid import crs_code
+from rsgeo_gan.grid import crs_code, local_box
 from rsgeo_gan.warping import way
 
 __all__ = ["GDAL_CACHE_MIB", "RasterInfo", "StripWriter", "inspect", "opened", "read", "warp", "write"]
@@ -153,11 +153,13 @@ def _box(dataset: rasterio.DatasetReader) -> GeoBox:
     return GeoBox.from_rio(dataset)
 
 
-def inspect(path: Path | str) -> RasterInfo:
+def inspect(path: Path | str, *, local_px: float | None = None) -> RasterInfo:
     """Read what a raster says about itself, without its pixels.
 
     Args:
         path: File or URL.
+        local_px: Pixel size, metres, for a raster without any georeference, which then has a frame of its own
+            (`rsgeo_gan.grid.local_box`); such a raster is refused when None.
 
     Returns:
         Its facts.
@@ -167,9 +169,11 @@ def inspect(path: Path | str) -> RasterInfo:
         GridError: If it has no CRS, only ground control points or RPCs, or no usable transform.
     """
     with opened(path) as dataset:
+        bare = dataset.crs is None and dataset.transform.is_identity and not dataset.gcps[0] and dataset.rpcs is None
+        local = local_box(dataset.shape, local_px) if bare and local_px is not None else None
         return RasterInfo(
             path=str(path),
-            geobox=_box(dataset),
+            geobox=local or _box(dataset),
             count=dataset.count,
             dtype=dataset.dtypes[0],
             nodata=dataset.nodata,

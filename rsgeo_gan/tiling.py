@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import pystac
@@ -43,17 +43,14 @@ from rsgeo_gan.manifest import (
 )
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.sensors import Sensor, get_sensor
+from rsgeo_gan.splits import Blocks, Index
 
-__all__ = ["Side", "resolve_grid", "side_of", "sides_of_pair", "tile"]
+__all__ = ["Side", "resolve_grid", "side_of", "sides_of_pair", "tile", "write_image"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 3
 """Part of every tile's key: a change of what tiles hold makes them anew."""
-
-Index = tuple[int, int]
-Split = Literal["train", "val", "test"]
-_HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -249,7 +246,7 @@ def tile(
         except SourceError as error:
             broken[pair.id] = error
             logger.warning("pair %s left out: %s", pair.id, error)
-    blocks = _Blocks(settings, before.extra.get("rsgeo:splits", {}), grid)
+    blocks = Blocks(settings, before.extra.get("rsgeo:splits", {}), grid.tile_px)
     blocks.assign({job.index for job in jobs})
     manifest.extra = {"rsgeo:grid": grid.to_dict(), "rsgeo:splits": blocks.to_dict()}
     progress("tile", 0, len(jobs))
@@ -361,20 +358,43 @@ def _make(job: _Job) -> pystac.Item | str:
 
 
 def _store(path: Path, values: np.ndarray, side: Side, box: GeoBox) -> None:
-    """Write one side of a tile in the form of `analysis = raw · scale + offset`, with its mask."""
+    info = raster.inspect(side.path)
+    write_image(path, values, box, side.sensor, info.dtype, info.nodata, side.offset, side.item.id)
+
+
+def write_image(
+    path: Path,
+    values: np.ndarray,
+    box: GeoBox,
+    sensor: Sensor,
+    dtype: str,
+    nodata: float | None,
+    offset: float,
+    scene: str,
+) -> None:
+    """Write the image of a tile in the form of `analysis = raw · scale + offset`, with its mask.
+
+    Args:
+        path: The file.
+        values: What `Side.read` returned, NaN where invalid.
+        box: Where they lie.
+        sensor: Sensor, reduced to these bands.
+        dtype: Data type of the scene; whole numbers stay so, unless they have become dB.
+        nodata: Nodata of the scene; the sensor's when None.
+        offset: Of analysis = raw · scale + offset.
+        scene: Id of the scene, for a tag.
+    """
     valid = ~np.isnan(values[0])
-    sensor, info = side.sensor, raster.inspect(side.path)
-    whole = np.dtype(info.dtype).kind in "ui" and not (sensor.modality == "sar" and sensor.physical)
-    nodata: float | None
+    whole = np.dtype(dtype).kind in "ui" and not (sensor.modality == "sar" and sensor.physical)
     if not whole:
         stored, nodata = values, math.nan
     else:
-        limits = np.iinfo(info.dtype)
-        nodata = info.nodata if info.nodata is not None else sensor.nodata
+        limits = np.iinfo(dtype)
+        nodata = nodata if nodata is not None else sensor.nodata
         kept = np.clip(np.rint(np.where(valid, values, 0)), limits.min, limits.max)
         if nodata is not None:
             kept = np.where(valid & (kept == nodata), nodata + (1 if nodata < limits.max else -1), kept)
-        stored = np.where(valid, kept, 0 if nodata is None else nodata).astype(info.dtype)
+        stored = np.where(valid, kept, 0 if nodata is None else nodata).astype(dtype)
     raster.write(
         path,
         stored,
@@ -384,8 +404,8 @@ def _store(path: Path, values: np.ndarray, side: Side, box: GeoBox) -> None:
         names=sensor.band_names,
         unit=sensor.analysis_unit,
         scale=sensor.scale,
-        offset=side.offset,
-        tags={"RSGEO_SENSOR": sensor.name, "RSGEO_SCENE": side.item.id},
+        offset=offset,
+        tags={"RSGEO_SENSOR": sensor.name, "RSGEO_SCENE": scene},
         cog=False,
     )
 
@@ -439,81 +459,3 @@ def _when(job: _Job) -> datetime:
     if when is None:
         raise SourceError(f"Scene {job.source.item.id} has no datetime; give `datetime` in the catalogue.")
     return when
-
-
-class _Blocks:
-    """Which block of tiles belongs to which split, for good: a block keeps its split when scenes are added."""
-
-    def __init__(self, settings: Tiling, known: Mapping[str, str], grid: Grid) -> None:
-        self.settings = settings
-        self.size = settings.block_tiles
-        self.buffer = settings.buffer_px
-        self.side = grid.tile_px
-        self.splits: dict[Index, Split] = {}
-        for name, split in known.items():
-            if name == "block_tiles":
-                self.size = int(split)
-            else:
-                col, row = name.split(",")
-                self.splits[int(col), int(row)] = cast(Split, split)
-
-    def block(self, index: Index) -> Index:
-        return index[0] // self.size, index[1] // self.size
-
-    def assign(self, indices: set[Index]) -> None:
-        """Give new blocks a split so that the wanted shares are kept as closely as whole blocks allow."""
-        if not self.splits:
-            while self.size > 1 and len({self.block(index) for index in indices}) < 4:
-                self.size -= 1
-        blocks = {self.block(index) for index in indices}
-        new = sorted(blocks - set(self.splits), key=self._shuffled)
-        counts = Counter(self.splits.values())
-        total = len(self.splits) + len(new)
-        wanted = {
-            "val": self._wanted(self.settings.val_share, total),
-            "test": self._wanted(self.settings.test_share, total),
-        }
-        for block in new:
-            split: Split = "train"
-            if counts["train"]:
-                for name in _HELD_OUT:
-                    if counts[name] < wanted[name]:
-                        split = name
-                        break
-            counts[split] += 1
-            self.splits[block] = split
-
-    @staticmethod
-    def _wanted(share: float, total: int) -> int:
-        return 0 if share <= 0 or total < 3 else max(1, round(share * total))
-
-    def _shuffled(self, block: Index) -> str:
-        return hashlib.sha256(f"{self.settings.seed}:{block[0]}:{block[1]}".encode()).hexdigest()
-
-    def split(self, index: Index) -> Split:
-        return self.splits[self.block(index)]
-
-    def usable(self, index: Index) -> list[int]:
-        """Column, row, width and height of the part that patches may touch.
-
-        A training tile keeps `buffer_px` away from validation and test tiles, a validation tile from test tiles.
-        """
-        rank = {"train": 0, "val": 1, "test": 2}
-        mine = rank[self.split(index)]
-
-        def foreign(step: Index) -> bool:
-            other = self.splits.get(self.block((index[0] + step[0], index[1] + step[1])))
-            return other is not None and rank[other] > mine
-
-        west, east, north, south = (foreign(step) for step in ((-1, 0), (1, 0), (0, 1), (0, -1)))
-        for corner in ((-1, 1), (-1, -1), (1, 1), (1, -1)):
-            touched = (west if corner[0] < 0 else east) or (north if corner[1] > 0 else south)
-            if foreign(corner) and not touched:
-                west, east = west or corner[0] < 0, east or corner[0] > 0
-        left, right, top, bottom = (self.buffer * side for side in (west, east, north, south))
-        width, height = max(0, self.side - left - right), max(0, self.side - top - bottom)
-        return [left, top, width, height]
-
-    def to_dict(self) -> dict[str, str]:
-        described = {f"{col},{row}": str(split) for (col, row), split in sorted(self.splits.items())}
-        return {"block_tiles": str(self.size), **described}

@@ -14,7 +14,7 @@ from rsgeo_gan import raster
 from rsgeo_gan.errors import CatalogError, SourceError
 from rsgeo_gan.sensors import SENSORS, Sensor, get_sensor
 
-__all__ = ["guess_side", "match_bands"]
+__all__ = ["guess_sensor", "guess_side", "match_bands"]
 
 NO_DATE = "1970-01-01T00:00:00Z"
 """Date of files that state none; two files given by hand are a pair whatever their dates."""
@@ -40,7 +40,14 @@ def guess_side(path: Path, sensor: str | dict[str, Any] | None, role: str) -> di
     """
     info = raster.inspect(path)
     names = tuple(name or "" for name in info.names)
-    spec = sensor if sensor is not None else _guess(path, info, names, role)
+    spec = sensor if sensor is not None else guess_sensor(info)
+    if spec is None:
+        listed = ", ".join(sorted(SENSORS))
+        raise CatalogError(
+            f"--{role} {path}: expected band names, units or a data type that tell the sensor, got {info.count} "
+            f"{info.dtype} band(s) named {', '.join(name or '-' for name in names)}; "
+            f"give --{role}-sensor, one of {listed}, or describe the sensor in a catalogue."
+        )
     try:
         facts = get_sensor(spec)
     except SourceError as error:
@@ -99,8 +106,16 @@ def match_bands(facts: Sensor, names: Sequence[str]) -> list[str | None]:
     return found
 
 
-def _guess(path: Path, info: raster.RasterInfo, names: tuple[str, ...], role: str) -> str | dict[str, Any]:
-    """Return a sensor, or raise with the options."""
+def guess_sensor(info: raster.RasterInfo) -> str | dict[str, Any] | None:
+    """Tell the sensor of a raster.
+
+    Args:
+        info: What the raster says about itself.
+
+    Returns:
+        Name or facts of the sensor; None when the raster does not tell.
+    """
+    names = info.names
     upper = {name.upper() for name in names}
     units = {unit.lower() for unit in info.units if unit}
     radar = bool(upper & _POLARISATIONS)
@@ -108,7 +123,7 @@ def _guess(path: Path, info: raster.RasterInfo, names: tuple[str, ...], role: st
     if dtype == np.uint8:
         return _display(info, names, "sar" if radar or info.count < 3 else "optical")
     if radar and np.issubdtype(dtype, np.floating):
-        low = _low_value(path, info)
+        low = _low_value(Path(info.path), info)
         decibel = "db" in units or (not units and low < 0)
         bands = [name for name in names if name]
         if not upper <= {"VV", "VH"}:
@@ -122,12 +137,7 @@ def _guess(path: Path, info: raster.RasterInfo, names: tuple[str, ...], role: st
             facts = SENSORS[name]
             if None not in match_bands(facts, names) or (not any(names) and info.count == len(facts.bands)):
                 return name
-    listed = ", ".join(sorted(SENSORS))
-    raise CatalogError(
-        f"--{role} {path}: expected band names, units or a data type that tell the sensor, got {info.count} "
-        f"{info.dtype} band(s) named {', '.join(name or '-' for name in names)}; "
-        f"give --{role}-sensor, one of {listed}, or describe the sensor in a catalogue."
-    )
+    return None
 
 
 def _display(info: raster.RasterInfo, names: tuple[str, ...], modality: str) -> str | dict[str, Any]:
