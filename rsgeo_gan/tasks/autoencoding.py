@@ -16,9 +16,10 @@ from rsgeo_gan.conditions import Conditions
 from rsgeo_gan.losses import AdversarialLoss, NonSaturating, masked_l1, r1, total_variation
 from rsgeo_gan.metrics import FeatureBackend, feature_cosine, low_pass_share, out_of_range, ssim
 from rsgeo_gan.models import start_at_zero
-from rsgeo_gan.tasks.base import AdversarialTask, Batch, Terms
+from rsgeo_gan.tasks.base import Batch, Terms
+from rsgeo_gan.tasks.generation import GenerationTask
 from rsgeo_gan.tasks.judging import Judge
-from rsgeo_gan.tasks.noise import sample_noise, sample_seeds
+from rsgeo_gan.tasks.noise import sample_noise
 from rsgeo_gan.tasks.pictures import picture, show
 from rsgeo_gan.tasks.randomness import Stream
 from rsgeo_gan.tasks.scoring import Channels
@@ -36,7 +37,7 @@ _STEPS = 5
 """Values of a condition that a picture of a walk shows."""
 
 
-class ConditionalAutoencoding(AdversarialTask):
+class ConditionalAutoencoding(GenerationTask):
     """Encode a place, decode it under any condition, and have both code and image judged.
 
     *Tied*, one generator is to reconstruct and to convince: the weight of the adversarial term decides between blur and
@@ -78,9 +79,6 @@ class ConditionalAutoencoding(AdversarialTask):
             belong together.
     """
 
-    monitor = "val/fd"
-    mode = "min"
-
     default_weights: ClassVar[dict[str, float]] = {
         "reconstruction": 1.0,
         "tv": 0.0,
@@ -95,9 +93,8 @@ class ConditionalAutoencoding(AdversarialTask):
     apart: ClassVar[tuple[str, ...]] = ("residual", "discriminator_z")
 
     encoder: nn.Module
-    generator: nn.Module
     residual: nn.Module | None
-    discriminator: nn.Module | None
+    discriminator: nn.Module | None  # type: ignore[assignment]
     discriminator_z: nn.Module | None
     adversarial: AdversarialLoss
 
@@ -160,33 +157,6 @@ class ConditionalAutoencoding(AdversarialTask):
         """What the tiles' conditions mean; none where they have none."""
         return Conditions.from_dict(self.facts.get("conditions") or {})
 
-    def setup(self, stage: str) -> None:
-        """Take facts of the data over and see that the networks fit them.
-
-        Raises:
-            ValueError: If bands, patch size or conditions are not those of the tiles.
-        """
-        super().setup(stage)
-        bands = (self.facts.get("image") or {}).get("bands")
-        size, width = self.facts.get("patch_px"), self.conditions.width
-        for name in (*self.generators, *self.discriminators):
-            network = getattr(self, name)
-            expected: dict[str, Any] = {
-                "in_channels": bands and len(bands),
-                "out_channels": bands and len(bands),
-                "size_px": size,
-                "condition_dim": width if "conditions" in self.facts else None,
-            }
-            for argument, tiles in expected.items():
-                built = getattr(network, argument, None)
-                if argument == "condition_dim" and built == 0:
-                    continue
-                if tiles is not None and built is not None and built != tiles:
-                    raise ValueError(
-                        f"ConditionalAutoencoding: {name} was built with {argument} {built}, but the tiles have "
-                        f"{tiles}; set model.init_args.{name}.init_args.{argument} to {tiles}"
-                    )
-
     def weight_of(self, term: str) -> float:
         """Return a term's weight at this moment; encoder and generator hear of discriminators only later."""
         weight = self.weights[term]
@@ -204,28 +174,24 @@ class ConditionalAutoencoding(AdversarialTask):
             return 0.0
         return min(1.0, since / (self.ramp_share * total)) if self.ramp_share else 1.0
 
-    def forward(self, image: Tensor, condition: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return the image again, as it would be under a condition, shape (B, C, H, W), in [-1, 1]."""
-        return self.decode(self.encode(image, mask), condition)
+    def forward(self, z: Tensor, condition: Tensor | None = None, origin_px: Tensor | None = None) -> Tensor:
+        """Return the finished images of codes, residual included, shape (B, C, H, W), limited to [-1, 1]."""
+        made = _under(self.generator, z, condition)
+        if self.residual is not None:
+            made = made + _under(self.residual, z, condition)
+        return made.clamp(-1.0, 1.0)
 
     def encode(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the code of images (B, C, H, W), shape (B, d); what is invalid is taken as 0."""
         code: Tensor = self.encoder(image if mask is None else torch.where(mask > 0, image, image.new_zeros(())))
         return code
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the finished images of codes, residual included, limited to [-1, 1]."""
-        made = _under(self.generator, z, condition)
-        if self.residual is not None:
-            made = made + _under(self.residual, z, condition)
-        return made.clamp(-1.0, 1.0)
-
     def prepare(self, batch: Batch) -> Batch:
         """Add the code `z`, the `reconstruction`, and the image that is judged, `made`.
 
         Encoder and generator run once: layers that keep statistics would otherwise see the adversarial branch.
         """
-        condition = batch.get("condition")
+        condition = self._condition(batch)
         z = self.encode(batch["image"], batch["mask_valid"])
         clean = made = _under(self.generator, z, condition)
         if self.residual is not None:
@@ -240,7 +206,7 @@ class ConditionalAutoencoding(AdversarialTask):
     def discriminator_terms(self, batch: Batch) -> Terms:
         """Return `discrimination` and `r1` of images and `discrimination_z` of codes, where they are needed."""
         terms: Terms = {}
-        condition, mask = batch.get("condition"), batch["mask_valid"]
+        condition, mask = self._condition(batch), batch["mask_valid"]
         with self._branch():
             if self.discriminator is not None and self.weights["adversarial"] > 0:
                 discriminator = self.discriminator
@@ -259,7 +225,7 @@ class ConditionalAutoencoding(AdversarialTask):
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Return `reconstruction`, and `tv`, `adversarial` and `adversarial_z` where they have a weight."""
-        condition, mask = batch.get("condition"), batch["mask_valid"]
+        condition, mask = self._condition(batch), batch["mask_valid"]
         terms = {"reconstruction": masked_l1(batch["reconstruction"], batch["image"], mask)}
         if self.weights["tv"] > 0:
             terms["tv"] = total_variation(batch["reconstruction"], mask, squared=True)
@@ -318,7 +284,7 @@ class ConditionalAutoencoding(AdversarialTask):
         for value in values:
             asked = condition.clone()
             asked[:, place] = torch.from_numpy(part.encode(value)).to(asked)
-            frames.append(self.decode(z, asked))
+            frames.append(self(z, asked))
         return torch.stack(frames, dim=1)
 
     @torch.no_grad()
@@ -328,13 +294,13 @@ class ConditionalAutoencoding(AdversarialTask):
         return float(made / real.clamp_min(1e-6))
 
     def extra_state(self) -> dict[str, Any]:
-        """Return where the branch's random numbers are, and what the scores are measured with."""
-        return {"stream": self.stream.state(), "judge": self.judge.state()}
+        """Return also where the branch's random numbers are."""
+        return {**super().extra_state(), "stream": self.stream.state()}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take both over."""
+        """Take over what `extra_state` returned."""
+        super().load_extra_state(state)
         self.stream.load(state["stream"])
-        self.judge.load(state["judge"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score and, once an epoch, draw."""
@@ -342,28 +308,19 @@ class ConditionalAutoencoding(AdversarialTask):
         if batch_idx == 0 and not self.trainer.sanity_checking:
             self._draw(made)
 
-    def on_validation_epoch_end(self) -> None:
-        """Compare the set of made images with that of the real ones."""
-        self._compare("val")
-
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score."""
         self._score(dict(batch), "test")
 
-    def on_test_epoch_end(self) -> None:
-        """Compare the set of made images with that of the real ones."""
-        self._compare("test")
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return images under the batch's conditions, model domain, and the tiles they belong to.
 
-        They are of the batch's places where it has an `image`, else of codes drawn by the samples' seeds.
+        They are of the batch's places where it has an `image`, else of codes drawn from the samples' seeds.
         """
-        if "image" in batch:
-            z = self.encode(batch["image"], batch.get("mask_valid"))
-        else:
-            z = sample_noise(self.generator, len(batch["tile"]), self.device, sample_seeds(batch))
-        return {"prediction": self.decode(z, batch.get("condition")), "tile": batch["tile"]}
+        if "image" not in batch:
+            return super().predict_step(batch, batch_idx)
+        z = self.encode(batch["image"], batch.get("mask_valid"))
+        return {"prediction": self(z, self._condition(batch)), "tile": batch["tile"]}
 
     def _score(self, batch: Batch, stage: str) -> Batch:
         batch = self.prepare(batch)
@@ -379,19 +336,16 @@ class ConditionalAutoencoding(AdversarialTask):
         found["ssim"] = torch.nanmean(alike) if torch.isfinite(alike).any() else alike.new_zeros(())
         if self.residual is not None:
             found["low_pass_share"] = low_pass_share(made - clean, clean).mean()
-        if batch.get("condition") is not None and size > 1:
+        condition = self._condition(batch)
+        if condition is not None and size > 1:
             # Every place under the condition of another one.
-            other = self.decode(batch["z"], batch["condition"].roll(1, dims=0))
+            other = self(batch["z"], condition.roll(1, dims=0))
             found["identity"] = feature_cosine(self.encode(other, mask), batch["z"]).mean()
         for name, value in found.items():
             self.log(f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=size)
         self.judge.add("real", _footprint(image, mask), mask)
         self.judge.add("fake", _footprint(limited, mask), mask)
         return batch
-
-    def _compare(self, stage: str) -> None:
-        for name, value in self.judge.scores().items():
-            self.log(f"{stage}/{name}", value)
 
     def _draw(self, batch: Batch) -> None:
         bands = (self.facts.get("image") or {}).get("bands")
