@@ -213,7 +213,7 @@ class StyleGenerator(SynthesisGenerator):
         if styles is None:
             styles = self.style(z, condition)
         key = noise_key(z) if self.noise and (self.fixed_noise or not self.training) else None
-        x = self.constant.expand(len(styles), -1, -1, -1)
+        x = self.constant.repeat(len(styles), 1, 1, 1)
         image: Tensor | None = None
         found: dict[str, Tensor] = {}
         at = 0
