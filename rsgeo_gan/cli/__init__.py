@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 something in the input or output is wrong and the message 
 
 from __future__ import annotations
 
-from rsgeo_gan.cli import coregister, fitting, models, stages  # noqa: F401  (each adds its commands)
+from rsgeo_gan.cli import coregister, fitting, models, score, stages, synthesize  # noqa: F401  (each adds its commands)
 from rsgeo_gan.cli.shell import app, main
 
 __all__ = ["app", "main"]

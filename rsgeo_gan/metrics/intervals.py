@@ -44,14 +44,15 @@ def halved(
     *,
     draws: int = 20,
     seed: int = 0,
+    count: int | None = None,
 ) -> Interval:
     """Measure a distance on random halves, without drawing any image twice.
 
-    Every draw takes half of the smaller set from both. The scatter of such halves around their mean is that of the
-    distance between the whole sets around its expectation, as far as the distance is a mean over images; for sets that
-    are hardly apart it is too large rather than too small. Resampling with replacement would put equal images
-    into a set, which both the Fréchet and the kernel distance take for structure. Without `fake` every draw cuts the
-    real set into two halves: where a perfect generator would be, at the same number of images.
+    Every draw takes as many images from both sets: half of the smaller one. The scatter of such halves around their
+    mean is that of the distance between the whole sets around its expectation, as far as the distance is a mean over
+    images; for sets that are hardly apart it is too large rather than too small. Resampling with replacement would put
+    equal images into a set, which both the Fréchet and the kernel distance take for structure. Without `fake` every
+    draw cuts the real set into two halves: where a perfect generator would be, at the same number of images.
 
     Args:
         distance: Compares two sets of features, such as `frechet_distance`.
@@ -59,12 +60,14 @@ def halved(
         fake: Shape (M, D), or None for real against real.
         draws: Number of draws, at least 2.
         seed: Of the draws.
+        count: Images a side in every draw, so that several sets can be compared at one number; by default half of the
+            smaller set. The interval is too wide for less than half of a set.
 
     Returns:
         Mean over the draws, and 1.96 deviations to both sides.
 
     Raises:
-        ValueError: If a set has less than 4 images or `draws` is below 2.
+        ValueError: If a set has less than 4 images, `draws` is below 2, or `count` exceeds half of the smaller set.
     """
     sets = [x[torch.isfinite(x).all(dim=1)] for x in ((real,) if fake is None else (real, fake))]
     fewest = min(len(x) for x in sets)
@@ -73,7 +76,9 @@ def halved(
             f"halved: expected at least 4 images with features in each set and 2 draws, got {fewest} and {draws}; "
             "use more tiles"
         )
-    count = fewest // 2
+    count = fewest // 2 if count is None else count
+    if not 1 <= count <= fewest // 2:
+        raise ValueError(f"halved: expected count from 1 to {fewest // 2} (half of the smaller set), got {count}")
     draw = torch.Generator().manual_seed(seed)
 
     def pick(x: Tensor) -> Tensor:
