@@ -35,6 +35,7 @@ __all__ = [
     "read_facts",
     "read_stored",
     "recipe_of",
+    "with_residual",
 ]
 
 GENERATORS: dict[Direction, str] = {"source_to_target": "generator", "target_to_source": "generator_back"}
@@ -124,7 +125,7 @@ def read_stored(path: Path) -> Stored:
     """
     if not path.is_dir():
         content = read_checkpoint(path)
-        entry, digest, tensors = content["rsgeo_gan"], digest_of(path), content["state_dict"]
+        entry, digest = content["rsgeo_gan"], digest_of(path)
         told = entry.get("generators")
         told = told if isinstance(told, Mapping) else GENERATORS
         names = {direction: str(told[direction]) for direction in GENERATORS if direction in told}
@@ -135,11 +136,11 @@ def read_stored(path: Path) -> Stored:
             task=str(entry.get("task") or "unknown"),
             facts=read_facts(entry, path, digest),
             networks={
-                direction: content["hyper_parameters"][name]
+                direction: with_residual(content, name, "SummedGenerators")[0]
                 for direction, name in names.items()
                 if content["hyper_parameters"].get(name) is not None
             },
-            weights=lambda direction: below(f"{names[direction]}.", tensors),
+            weights=lambda direction: with_residual(content, names[direction], "SummedGenerators")[1],
         )
     content = read_export(path)
     generators = {
@@ -165,6 +166,25 @@ def read_stored(path: Path) -> Stored:
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries whose name begins with the prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def with_residual(content: Mapping[str, Any], name: str, summed: str) -> tuple[Any, dict[str, Tensor]]:
+    """Return how a task's network is built and its weights; of a decoupled task, those of the sum with its residual.
+
+    Args:
+        content: Content of the checkpoint.
+        name: Name of the network in the task.
+        summed: Class of `rsgeo_gan.models` that adds the residual.
+    """
+    given, tensors = content["hyper_parameters"], content["state_dict"]
+    told = content["rsgeo_gan"].get("residuals")
+    residual = told.get(name) if isinstance(told, Mapping) else None
+    if residual is None:
+        return given.get(name), below(f"{name}.", tensors)
+    parts = {"generator": name, "residual": str(residual)}
+    weights = {f"{part}.{key}": value for part, of in parts.items() for key, value in below(f"{of}.", tensors).items()}
+    arguments = {part: given.get(of) for part, of in parts.items()}
+    return {"class_path": f"rsgeo_gan.models.{summed}", "init_args": arguments}, weights
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
