@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from rsgeo_gan.tasks.autoencoding import ConditionalAutoencoding
 from rsgeo_gan.tasks.base import AdversarialTask
+from rsgeo_gan.tasks.generation import GenerationTask
 from rsgeo_gan.tasks.paired import PairedTranslation
 from rsgeo_gan.tasks.pyramid import SinglePairTranslation
 from rsgeo_gan.tasks.scoring import TranslationTask
+from rsgeo_gan.tasks.synthesis import ImageSynthesis
 from rsgeo_gan.tasks.translation import CycleTranslation
 
-__all__ = ["AdversarialTask", "CycleTranslation", "PairedTranslation", "SinglePairTranslation", "TranslationTask"]
+__all__ = [
+    "AdversarialTask",
+    "ConditionalAutoencoding",
+    "CycleTranslation",
+    "GenerationTask",
+    "ImageSynthesis",
+    "PairedTranslation",
+    "SinglePairTranslation",
+    "TranslationTask",
+]
