@@ -315,7 +315,7 @@ def _when(path: Path, info: raster.RasterInfo, images: FolderImages) -> datetime
             return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
     match = _DATE.search(path.name)
     try:
-        return datetime(*map(int, match.groups()), tzinfo=UTC) if match else None  # type: ignore[misc]
+        return datetime.strptime("".join(match.groups()), "%Y%m%d").replace(tzinfo=UTC) if match else None
     except ValueError:
         return None
 

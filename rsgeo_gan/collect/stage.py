@@ -21,7 +21,7 @@ import numpy as np
 import pystac
 from rasterio.windows import Window
 
-from rsgeo_gan.catalog import Catalog, SampleSide
+from rsgeo_gan.catalog import Catalog
 from rsgeo_gan.catalog.collecting import CollectSpec, CoverLabels, FolderImages, SampleImages, SceneImages, TileImages
 from rsgeo_gan.collect.covers import SAMPLE_LEGEND, Covers
 from rsgeo_gan.collect.pictures import Broken, Picture, in_folder, in_tiles, of_scenes
@@ -128,13 +128,10 @@ def _found(spec: CollectSpec, out: Path) -> tuple[list[Picture | Broken], Covers
 
 
 def _sample(images: SampleImages) -> Catalog:
-    size = {"size_px": images.size_px, "n_dates": images.n_dates, "seed": images.seed}
-    optical, radar = ("B02", "B03", "B04", "B08"), ("VV", "VH")
-    return Catalog(
-        name="sample",
-        source=SampleSide(kind="sample", sensor="sentinel2-l2a", bands=optical, **size),
-        target=SampleSide(kind="sample", sensor="sentinel1-rtc", bands=radar, **size),
-    )
+    both = {"kind": "sample", **images.model_dump(include={"size_px", "n_dates", "seed"})}
+    optical = {"sensor": "sentinel2-l2a", "bands": ("B02", "B03", "B04", "B08")}
+    radar = {"sensor": "sentinel1-rtc", "bands": ("VV", "VH")}
+    return Catalog.model_validate({"name": "sample", "source": both | optical, "target": both | radar})
 
 
 def _too_small(picture: Picture, spec: CollectSpec) -> Dropped:
