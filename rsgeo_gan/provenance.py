@@ -18,7 +18,17 @@ import rsgeo_gan
 from rsgeo_gan.errors import ProductError
 from rsgeo_gan.sensors import Scaler
 
-__all__ = ["Direction", "Provenance", "digest_of", "fingerprint", "noise_seed", "product_stem", "qml", "sides"]
+__all__ = [
+    "Direction",
+    "Provenance",
+    "digest_of",
+    "fingerprint",
+    "noise_seed",
+    "product_stem",
+    "qml",
+    "sides",
+    "true_colour",
+]
 
 Direction = Literal["source_to_target", "target_to_source"]
 """Which side of the pair a generator reads and which it resembles."""
@@ -157,7 +167,7 @@ def qml(scaler: Scaler, *, masked: bool = False) -> str:
     names = scaler.bands
     alpha = len(names) + 1 if masked else -1
     if len(names) >= 3:
-        indexes = _colour_indexes(names)
+        indexes = true_colour(names) or (0, 1, 2)
         attributes = " ".join(
             f'{colour}Band="{index + 1}"' for colour, index in zip(("red", "green", "blue"), indexes, strict=True)
         )
@@ -185,9 +195,10 @@ def _limits(scaler: Scaler, index: int) -> str:
     )
 
 
-def _colour_indexes(names: Sequence[str]) -> tuple[int, int, int]:
+def true_colour(names: Sequence[str]) -> tuple[int, int, int] | None:
+    """Return where red, green and blue are among bands, by their names; None where the names do not tell."""
     for colours in _TRUE_COLOUR:
         if all(name in names for name in colours):
             red, green, blue = (names.index(name) for name in colours)
             return red, green, blue
-    return 0, 1, 2
+    return None

@@ -1,12 +1,13 @@
 """Where data comes from: catalogues in YAML, read into frozen models with errors a user can act on.
 
 A catalogue names an area, a time, a grid, two sides (source and target), the pairing rule and the settings of
-the stages. Secrets are never stored in one: `token_env` names an environment variable.
+the stages; that of a synthesis (`kind: synthesis`) names the images to imitate and those to make. Secrets are never
+stored in one: `token_env` names an environment variable.
 """
 
 from __future__ import annotations
 
-from rsgeo_gan.catalog.loading import load
+from rsgeo_gan.catalog.loading import load, load_synthesis, products_of
 from rsgeo_gan.catalog.models import (
     Area,
     Catalog,
@@ -23,7 +24,7 @@ from rsgeo_gan.catalog.models import (
     Tiling,
     Training,
 )
-from rsgeo_gan.catalog.synthesis import DeclaredGrid, SyntheticProducts
+from rsgeo_gan.catalog.synthesis import DeclaredGrid, Scoring, SynthesisCatalog, SynthesisTraining, SyntheticProducts
 
 __all__ = [
     "Area",
@@ -37,10 +38,15 @@ __all__ = [
     "Products",
     "SampleSide",
     "Scalar",
+    "Scoring",
     "Side",
     "StacSide",
+    "SynthesisCatalog",
+    "SynthesisTraining",
     "SyntheticProducts",
     "Tiling",
     "Training",
     "load",
+    "load_synthesis",
+    "products_of",
 ]

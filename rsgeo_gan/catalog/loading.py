@@ -9,18 +9,33 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rsgeo_gan.catalog.models import Catalog, FolderSide, SampleSide, StacSide
+from rsgeo_gan.catalog.models import Catalog
+from rsgeo_gan.catalog.synthesis import SynthesisCatalog, SyntheticProducts
 from rsgeo_gan.errors import CatalogError
 
-__all__ = ["load", "set_key", "validate"]
+__all__ = ["load", "load_synthesis", "products_of", "set_key", "validate"]
 
 EMBEDDED = Path(__file__).parents[1] / "catalogs"
 """Catalogues that come with the package, found by bare name after those of the working directory."""
 
-_PATH_KEYS = ("source.path", "target.path", "source.url", "target.url")
-_TAGS = ("sample", "folder", "stac")
+_PATH_KEYS = (
+    "source.path",
+    "target.path",
+    "source.url",
+    "target.url",
+    "collect.images.path",
+    "collect.images.splits.train",
+    "collect.images.splits.val",
+    "collect.images.splits.test",
+    "collect.labels.path",
+    "scoring.weights",
+)
+_EXAMPLE: dict[type[BaseModel], str] = {
+    Catalog: "catalogs/folder.yaml",
+    SynthesisCatalog: "catalogs/synthesis-folder.yaml",
+}
 
 
 def load(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None) -> Catalog:
@@ -41,6 +56,67 @@ def load(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None
         CatalogError: If the file is missing or unreadable, or does not describe usable data; the text names
             the file, the key, what was expected and what was found.
     """
+    path, raw = _read(path_or_name, overrides, Catalog)
+    if raw.get("kind") == "synthesis":
+        raise CatalogError(
+            f"Catalogue {path} is that of a synthesis (kind: synthesis), expected two sides, source and target. Run it "
+            "with `rsgeo-gan synthesize`."
+        )
+    return validate(raw, str(path))
+
+
+def load_synthesis(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None) -> SynthesisCatalog:
+    """Read the catalogue of a synthesis; see `load`.
+
+    Args:
+        path_or_name: Path of a YAML file, or a bare name.
+        overrides: Values by dotted key that replace those of the file, such as {"products.count": 8}.
+
+    Returns:
+        The catalogue, with absolute paths.
+
+    Raises:
+        CatalogError: As `load`.
+    """
+    path, raw = _read(path_or_name, overrides, SynthesisCatalog)
+    if "kind" not in raw and {"source", "target"} & raw.keys():
+        raise CatalogError(
+            f"Catalogue {path} has the sides of a translation, expected `kind: synthesis` and `collect`. Run it with "
+            "`rsgeo-gan run`; catalogs/synthesis-folder.yaml is a commented example of the other kind."
+        )
+    made = _validated(raw, str(path), SynthesisCatalog)
+    assert isinstance(made, SynthesisCatalog)
+    return made
+
+
+def products_of(settings: Mapping[str, Any]) -> SyntheticProducts:
+    """Say which images are made, without a catalogue.
+
+    Args:
+        settings: Entries by dotted key, such as {"products.count": 8}.
+
+    Raises:
+        CatalogError: If an entry is unknown or has a wrong value.
+    """
+    raw: dict[str, Any] = {"products": {}}
+    for key, value in settings.items():
+        set_key(raw, key, value, "--set")
+    made = _validated(raw, "--set", _Products)
+    assert isinstance(made, _Products)
+    return made.products
+
+
+class _Products(BaseModel):
+    """The part of a catalogue that a checkpoint needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    products: SyntheticProducts
+
+
+def _read(
+    path_or_name: Path | str, overrides: Mapping[str, Any] | None, model: type[BaseModel]
+) -> tuple[Path, dict[str, Any]]:
+    """Read a file, make its paths absolute, and put the overrides in."""
     path = _find(path_or_name)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -55,22 +131,24 @@ def load(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None
         ) from error
     if not isinstance(raw, dict):
         raise CatalogError(
-            f"Catalogue {path}: expected a mapping with the keys {', '.join(Catalog.model_fields)}, "
-            f"got {type(raw).__name__}; see catalogs/folder.yaml for a commented example."
+            f"Catalogue {path}: expected a mapping with the keys {', '.join(model.model_fields)}, "
+            f"got {type(raw).__name__}; see {_EXAMPLE[model]} for a commented example."
         )
     replaced = {key: _absolute(key, value) for key, value in (overrides or {}).items()}
     base = Path(str(replaced.get("root") or raw.get("root") or ".")).expanduser()
     base = (path.resolve().parent / base).resolve()
     for key in _PATH_KEYS:
-        side, _, leaf = key.partition(".")
-        entry = raw.get(side)
+        *parents, leaf = key.split(".")
+        entry: Any = raw
+        for parent in parents:
+            entry = entry.get(parent) if isinstance(entry, dict) else None
         if isinstance(entry, dict) and isinstance(entry.get(leaf), str) and not _has_scheme(entry[leaf]):
             entry[leaf] = str((base / Path(entry[leaf]).expanduser()).resolve())
     if raw.get("root") is not None:
         raw["root"] = str(base)
     for key, value in replaced.items():
         set_key(raw, key, value, str(path))
-    return validate(raw, str(path))
+    return path, raw
 
 
 def _find(path_or_name: Path | str) -> Path:
@@ -139,57 +217,89 @@ def validate(raw: dict[str, Any], where: str) -> Catalog:
     Raises:
         CatalogError: Naming each key, what was expected and what was found.
     """
+    made = _validated(raw, where, Catalog)
+    assert isinstance(made, Catalog)
+    return made
+
+
+def _validated(raw: dict[str, Any], where: str, model: type[BaseModel]) -> BaseModel:
     try:
-        return Catalog.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         found = [
-            _sentence(tuple(item["loc"]), item["type"], item["msg"], item.get("input"), item.get("ctx", {}))
+            _sentence(model, tuple(item["loc"]), item["type"], item["msg"], item.get("input"), item.get("ctx", {}))
             for item in error.errors(include_url=False)
         ]
-    hint = "Mend the catalogue and run again; catalogs/folder.yaml lists every key."
+    hint = f"Mend the catalogue and run again; {_EXAMPLE.get(model, _EXAMPLE[SynthesisCatalog])} lists every key."
     if len(found) == 1:
         raise CatalogError(f"Catalogue {where}: {found[0]} {hint}")
     lines = "\n".join(f"  - {text}" for text in found)
     raise CatalogError(f"Catalogue {where} has {len(found)} problems:\n{lines}\n{hint}")
 
 
-def _sentence(loc: tuple[int | str, ...], kind: str, message: str, got: Any, context: Mapping[str, Any]) -> str:
+def _sentence(
+    model: type[BaseModel], loc: tuple[int | str, ...], kind: str, message: str, got: Any, context: Mapping[str, Any]
+) -> str:
     """Say in one sentence which key, what was expected and what was found."""
-    keys = [
-        str(part) for i, part in enumerate(loc) if not (i == 1 and part in _TAGS and loc[0] in ("source", "target"))
-    ]
+    known, keys = _walked(model, loc)
     key = ".".join(keys)
     if keys and keys[-1] == "token_env":
         got = "something else"  # may be the secret itself
     shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "…"
     if kind == "extra_forbidden":
-        known = sorted(_keys_at(loc))
         near = difflib.get_close_matches(keys[-1], known, n=1)
         also = f" Did you mean `{near[0]}`?" if near else ""
-        return f"key `{key}`: expected one of {', '.join(known)}; got an unknown key.{also}"
+        return f"key `{key}`: expected one of {', '.join(sorted(known))}; got an unknown key.{also}"
     if kind == "missing":
         return f"key `{key}`: expected a value, got nothing."
     if kind == "string_pattern_mismatch":
         return f"key `{key}`: expected text matching {context.get('pattern')}; got {shown}."
     if kind in ("union_tag_not_found", "union_tag_invalid"):
+        tags = ", ".join(_members(model, loc))
         tag = context.get("tag")
-        return f"key `{key}.kind`: expected one of {', '.join(_TAGS)}; got {tag if tag else 'nothing'}."
+        return f"key `{key}.kind`: expected one of {tags}; got {tag if tag else 'nothing'}."
     expected = message.removeprefix("Value error, ").removeprefix("Input should be ")
     return f"key `{key}`: expected {expected}; got {shown}."
 
 
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the keys allowed where an unknown one was found."""
-    sides: dict[str, type[BaseModel]] = {"sample": SampleSide, "folder": FolderSide, "stac": StacSide}
-    model: type[BaseModel] = Catalog
-    for part in loc[:-1]:
-        if part in sides and model is Catalog:
-            model = sides[str(part)]
+def _walked(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Names of the keys allowed where the last one of a place was found, and the place as the file has it.
+
+    A place names the kind of a union as if it were a key, which the file does not.
+    """
+    here: type[BaseModel] | None = model
+    kinds: dict[str, type[BaseModel]] = {}
+    known, keys = list(model.model_fields), []
+    for part in map(str, loc):
+        if part in kinds:
+            here, kinds = kinds[part], {}
             continue
-        field = model.model_fields.get(str(part))
-        if field is None or part in ("source", "target"):
-            continue
-        options: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
-        found: list[type[BaseModel]] = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        model = found[0] if found else model
-    return list(model.model_fields)
+        known = list(here.model_fields) if here is not None else []
+        keys.append(part)
+        found = here.model_fields.get(part) if here is not None else None
+        kinds = _kinds(found.annotation) if found is not None else {}
+        models = _models(found.annotation) if found is not None and not kinds else []
+        here = models[0] if models else None
+    return known, keys
+
+
+def _members(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Kinds of the union at a place."""
+    here: type[BaseModel] = model
+    for part in map(str, loc[:-1]):
+        models = _models(here.model_fields[part].annotation)
+        here = models[0] if models else here
+    return list(_kinds(here.model_fields[str(loc[-1])].annotation))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """All models that a key's value may be."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _kinds(annotation: Any) -> dict[str, type[BaseModel]]:
+    """Models by the value of their `kind`, where a key's value is a union told apart by it."""
+    models = [model for model in _models(annotation) if "kind" in model.model_fields]
+    return {str(get_args(model.model_fields["kind"].annotation)[0]): model for model in models if len(models) > 1}

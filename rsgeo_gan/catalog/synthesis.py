@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
-from rsgeo_gan.catalog.models import Scalar, _Model
+from rsgeo_gan.catalog.collecting import CollectSpec
+from rsgeo_gan.catalog.models import Limits, Scalar, Training, _Model
 
-__all__ = ["DeclaredGrid", "SyntheticProducts"]
+__all__ = ["DeclaredGrid", "Scoring", "SynthesisCatalog", "SynthesisTraining", "SyntheticProducts"]
+
+
+class SynthesisTraining(Training):
+    """What is trained on the collected images."""
+
+    recipe: str = Field(default="synthesis", description="Name of a packaged recipe, or path of a YAML.")
 
 
 class DeclaredGrid(_Model):
@@ -43,3 +51,38 @@ class SyntheticProducts(_Model):
         default="train", description="Tiles that give place and conditions."
     )
     grid: DeclaredGrid | None = Field(default=None, description="Where images are put; none: on the cells of tiles.")
+
+
+class Scoring(_Model):
+    """How products are compared with real tiles."""
+
+    split: Literal["train", "val", "test"] | None = Field(
+        default=None, description="Real tiles compared with; none: all, since few are held out."
+    )
+    backend: str = Field(default="random-conv", description="Feature network of the distances.")
+    weights: Path | None = Field(default=None, description="Local file of its weights.")
+    judge: Literal["none", "quick", "published"] = Field(
+        default="none", description="How judges of the relative discriminative score are trained; none: no such score."
+    )
+    most: int = Field(default=1000, ge=10, description="Most tiles and images read.")
+
+
+class SynthesisCatalog(_Model):
+    """Everything a synthesis needs to know about its data."""
+
+    kind: Literal["synthesis"] = Field(description="Says that this is the catalogue of a synthesis.")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Short name; lower case, digits, dashes.")
+    description: str = Field(default="", description="What the data are, for people.")
+    root: Path | None = Field(
+        default=None, description="Folder that relative paths start from; none: the catalogue file's folder."
+    )
+    collect: CollectSpec = Field(description="Which images are imitated.")
+    conditions: tuple[str | dict[str, Any], ...] = Field(
+        default=(),
+        description="What images can be asked for: label, day (of the year), names of item properties, or whole "
+        "descriptions; none: nothing.",
+    )
+    training: SynthesisTraining = Field(default=SynthesisTraining(), description="What is trained.")
+    products: SyntheticProducts = Field(default=SyntheticProducts(), description="Which images are made.")
+    scoring: Scoring = Field(default=Scoring(), description="How products are compared with real tiles.")
+    limits: Limits = Field(default=Limits(max_failed_share=0.0), description="How much may fail.")

@@ -6,13 +6,15 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rsgeo_gan.errors import ProductError
+from rsgeo_gan.catalog import Training
+from rsgeo_gan.errors import CatalogError, ProductError
 from rsgeo_gan.manifest import Manifest, write_json, write_text
 from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.training import MODES, Mode
 
 __all__ = [
     "Outcome",
@@ -27,6 +29,7 @@ __all__ = [
     "run_stage",
     "sealed",
     "stage_named",
+    "trained",
 ]
 
 
@@ -66,17 +69,32 @@ class Stage[J, C]:
     network: bool = False
 
 
+class _Trained(Protocol):
+    """A catalogue that says what is trained."""
+
+    @property
+    def training(self) -> Training: ...
+
+
 @dataclass(frozen=True)
-class Plan[C](ABC):
+class Plan[C: _Trained](ABC):
     """One run of a chain, in plain text, so that it can be handed to another process.
 
     Args:
         catalog: Path or name of the catalogue.
         out: Output folder.
+        train: Training mode, see `rsgeo_gan.training.train`.
+        recipe: Recipe to train; empty for the catalogue's own.
+        settings: Catalogue entries to replace, by dotted key.
+        checkpoint: Checkpoint to make products with; empty for the published one.
     """
 
     catalog: str
     out: str
+    train: Mode = "if_missing"
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str = ""
 
     @property
     def root(self) -> Path:
@@ -89,15 +107,36 @@ class Plan[C](ABC):
         """The stages of the chain, in order."""
 
     @abstractmethod
+    def read(self, settings: Mapping[str, Any]) -> C:
+        """Read the catalogue with entries replaced.
+
+        Raises:
+            CatalogError: If it is wrong.
+        """
+
+    def choices(self) -> dict[str, Any]:
+        """Return the catalogue entries that this run replaces."""
+        return {**self.settings, **({"training.recipe": self.recipe} if self.recipe else {})}
+
     def load(self) -> C:
         """Read the catalogue with this run's choices put in.
+
+        A recipe file named by the catalogue is looked for beside it first, as its other paths are.
 
         Raises:
             CatalogError: If the catalogue or one of the choices is wrong.
         """
+        if self.train not in MODES:
+            raise CatalogError(f"Training mode {self.train!r} is unknown; expected one of {', '.join(MODES)}.")
+        settings = self.choices()
+        catalog = self.read(settings)
+        beside = Path(self.catalog).expanduser().absolute().parent / catalog.training.recipe
+        if not self.recipe and beside.suffix in {".yaml", ".yml"} and beside.is_file():
+            catalog = self.read({**settings, "training.recipe": str(beside)})
+        return catalog
 
 
-def prepare[C](job: Plan[C]) -> C:
+def prepare[C: _Trained](job: Plan[C]) -> C:
     """Check catalogue and output folder before anything is done.
 
     Raises:
@@ -165,6 +204,28 @@ def outcome_of(stage: str, folder: str, before: dict[str, str], manifest: Manife
         new=new,
         dropped=len(manifest.dropped),
         note=f"{len(after)} {folder}",
+    )
+
+
+def trained(job: Plan[Any], training: Training, progress: Progress) -> Outcome:
+    """Make sure there is a published checkpoint for the tiles of a job."""
+    from rsgeo_gan.training import train
+
+    published = train(
+        collection(job, "tiles"),
+        training,
+        job.root / "training",
+        mode=job.train,
+        models=job.root / "models",
+        progress=progress,
+    )
+    done = "trained and published" if published.new else "kept"
+    return Outcome(
+        "train",
+        str(published.path),
+        total=1,
+        new=int(published.new),
+        note=f"checkpoint {published.digest[:12]} (recipe {published.recipe}) {done}",
     )
 
 

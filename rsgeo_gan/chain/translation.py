@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from rsgeo_gan import __version__
 from rsgeo_gan.catalog import Catalog, load
 from rsgeo_gan.catalog.models import Direction
-from rsgeo_gan.chain.stages import Outcome, Plan, Stage, collection, fingerprint, known_items, outcome_of, sealed
+from rsgeo_gan.chain.stages import (
+    Outcome,
+    Plan,
+    Stage,
+    collection,
+    fingerprint,
+    known_items,
+    outcome_of,
+    sealed,
+    trained,
+)
 from rsgeo_gan.errors import CatalogError, ProductError
 from rsgeo_gan.manifest import Manifest
 from rsgeo_gan.progress import Progress
-from rsgeo_gan.training import MODES, Mode, read_pin
+from rsgeo_gan.training import read_pin
 
 __all__ = ["DIRECTIONS", "STAGES", "Direction", "Job", "headline"]
 
@@ -29,48 +39,25 @@ class Job(Plan[Catalog]):
     """One run of the chain, in plain text.
 
     Args:
-        catalog: Path or name of the catalogue.
-        out: Output folder.
-        train: Training mode, see `rsgeo_gan.training.train`.
+        more: See `Plan`.
         directions: Directions to generate; empty for the catalogue's own.
-        recipe: Recipe to train; empty for the catalogue's own.
-        settings: Catalogue entries to replace, by dotted key.
-        checkpoint: Checkpoint or export to generate with; empty for the published one.
     """
 
-    catalog: str
-    out: str
-    train: Mode = "if_missing"
     directions: tuple[str, ...] = ()
-    recipe: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: str = ""
 
     @property
     def stages(self) -> Sequence[Stage[Job, Catalog]]:
         """The stages of the chain, in order."""
         return STAGES
 
-    def load(self) -> Catalog:
-        """Read the catalogue with this run's choices put in.
+    def read(self, settings: Mapping[str, Any]) -> Catalog:
+        """Read the catalogue with entries replaced."""
+        return load(self.catalog, overrides=settings)
 
-        A recipe file named by the catalogue is looked for beside it first, as its other paths are.
-
-        Raises:
-            CatalogError: If the catalogue or one of the choices is wrong.
-        """
-        if self.train not in MODES:
-            raise CatalogError(f"Training mode {self.train!r} is unknown; expected one of {', '.join(MODES)}.")
-        settings = dict(self.settings)
-        if self.directions:
-            settings["products.directions"] = list(self.directions)
-        if self.recipe:
-            settings["training.recipe"] = self.recipe
-        catalog = load(self.catalog, overrides=settings)
-        beside = Path(self.catalog).expanduser().absolute().parent / catalog.training.recipe
-        if not self.recipe and beside.suffix in {".yaml", ".yml"} and beside.is_file():
-            catalog = load(self.catalog, overrides={**settings, "training.recipe": str(beside)})
-        return catalog
+    def choices(self) -> dict[str, Any]:
+        """Return the catalogue entries that this run replaces."""
+        wanted = {"products.directions": list(self.directions)} if self.directions else {}
+        return {**super().choices(), **wanted}
 
 
 def headline(job: Job) -> list[dict[str, Any]]:
@@ -119,27 +106,12 @@ def _tile(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
 
 
 def _train(job: Job, catalog: Catalog, progress: Progress) -> Outcome:
-    from rsgeo_gan.training import recipe_directions, train
+    from rsgeo_gan.training import recipe_directions
 
     if job.train in ("finetune", "scratch") or read_pin(job.root / "models") is None:
         told = recipe_directions(catalog.training.recipe, catalog.training.overrides)
         _directions(job, catalog, told, f"recipe {catalog.training.recipe}")
-    published = train(
-        collection(job, "tiles"),
-        catalog.training,
-        job.root / "training",
-        mode=job.train,
-        models=job.root / "models",
-        progress=progress,
-    )
-    done = "trained and published" if published.new else "kept"
-    return Outcome(
-        "train",
-        str(published.path),
-        total=1,
-        new=int(published.new),
-        note=f"checkpoint {published.digest[:12]} (recipe {published.recipe}) {done}",
-    )
+    return trained(job, catalog.training, progress)
 
 
 def _generate(job: Job, catalog: Catalog, progress: Progress) -> Outcome:

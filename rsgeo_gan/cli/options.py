@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from rsgeo_gan.chain import DIRECTIONS, Direction, Job
-from rsgeo_gan.training import MODES
+from rsgeo_gan.training import MODES, Mode
 
 __all__ = [
     "CatalogOption",
@@ -23,6 +23,7 @@ __all__ = [
     "read_directions",
     "read_numbers",
     "read_settings",
+    "read_train",
     "refuse",
 ]
 
@@ -63,9 +64,21 @@ def read_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def make_job(catalog: str, out: Path, train: str, direction: str, recipe: str, settings: dict[str, Any]) -> Job:
     """Describe a run by what the command line was given."""
+    return Job(
+        catalog,
+        str(out),
+        train=read_train(train),
+        directions=read_directions(direction),
+        recipe=recipe,
+        settings=settings,
+    )
+
+
+def read_train(train: str) -> Mode:
+    """Read a training mode."""
     if train not in MODES:
         raise typer.BadParameter(f"expected one of {', '.join(MODES)}, got {train!r}", param_hint="--train")
-    return Job(catalog, str(out), train=train, directions=read_directions(direction), recipe=recipe, settings=settings)
+    return train
 
 
 def read_directions(direction: str) -> tuple[Direction, ...]:

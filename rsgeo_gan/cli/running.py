@@ -19,14 +19,21 @@ from rsgeo_gan.chain import Job, Outcome
 from rsgeo_gan.cli.shell import screen
 from rsgeo_gan.progress import Progress
 
-__all__ = ["progress_bar", "run_job"]
+__all__ = ["progress_bar", "run_job", "run_stages", "table_of", "wide_console"]
 
 _PLAIN_WIDTH = 120
 """Columns of the final table where the output is not a terminal."""
 
 
 def run_job(job: Job, names: Sequence[str] = ()) -> None:
-    """Run stages of a job with one bar each, then say what came of it."""
+    """Run stages of the chain, all when none is named, then say what came of it."""
+    outcomes = run_stages(job, names)
+    if not names:
+        _close(job, outcomes)
+
+
+def run_stages(job: chain.Plan[Any], names: Sequence[str] = ()) -> list[Outcome]:
+    """Run stages of a job with one bar each, all when none is named."""
     signal.signal(signal.SIGTERM, _terminated)
     chain.prepare(job)
     chosen = [stage.name for stage in job.stages if not names or stage.name in names]
@@ -36,8 +43,15 @@ def run_job(job: Job, names: Sequence[str] = ()) -> None:
             outcome = chain.run_stage(name, job, progress)
         outcomes.append(outcome)
         screen.print(_line(outcome), highlight=False, markup=False, soft_wrap=True)
-    if not names:
-        _close(job, outcomes)
+    return outcomes
+
+
+def wide_console() -> Console:
+    """Return a console for results, wide where it is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    return console
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -74,9 +88,7 @@ def progress_bar(name: str) -> Iterator[Progress]:
 
 def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
     """Print the scores, the products and the way to the report."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PLAIN_WIDTH
+    console = wide_console()
     root = job.root
     products = sorted((root / "products").rglob("*.tif"))
     for direction, rows in groupby(
@@ -91,12 +103,17 @@ def _close(job: Job, outcomes: Sequence[Outcome]) -> None:
 
 def _scores(direction: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Set the scores of one direction in a table; the first entry of a row is `direction: kind`."""
-    table = Table(title=f"Scores, {direction}", title_justify="left", box=box.SIMPLE_HEAD)
+    first, *_ = rows[0]
+    return table_of(f"Scores, {direction}", [{**row, first: str(row[first]).rpartition(": ")[2]} for row in rows])
+
+
+def table_of(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Set rows in a table, their keys as headings, numbers to the right of a first column of names."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     first, *others = rows[0]
     table.add_column(first, no_wrap=True)
     for column in others:
         table.add_column(column, justify="right", overflow="fold")
     for row in rows:
-        label, *values = (str(value) for value in row.values())
-        table.add_row(label.rpartition(": ")[2], *values)
+        table.add_row(*(str(value) for value in row.values()))
     return table

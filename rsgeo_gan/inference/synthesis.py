@@ -33,7 +33,7 @@ from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, make
 from rsgeo_gan.progress import Progress, silent, track
 from rsgeo_gan.provenance import Provenance, fingerprint, noise_seed, qml
 
-__all__ = ["Cell", "plan", "read_model", "synthesize"]
+__all__ = ["Cell", "corner", "plan", "read_model", "synthesize"]
 
 _log = logging.getLogger(__name__)
 
@@ -285,7 +285,7 @@ def _make(
         latent = synthesizer.encode(image)
     else:
         latent = synthesizer.latent(cell.seed)
-    model = synthesizer(latent, cell.asked, origin_px=_corner(cell.box), truncation=settings.truncation)
+    model = synthesizer(latent, cell.asked, origin_px=corner(cell.box), truncation=settings.truncation)
     encoding = Encoding.of(synthesizer.scaler, synthesizer.sensor)
     path = raster.write(
         out / f"{cell.stem}.tif",
@@ -312,7 +312,7 @@ def _make(
     return item
 
 
-def _corner(box: GeoBox) -> tuple[int, int]:
+def corner(box: GeoBox) -> tuple[int, int]:
     """Column and row of a box's corner, counted in its own pixels from the origin of its CRS."""
     x, y = ~Affine(box.affine.a, box.affine.b, 0, box.affine.d, box.affine.e, 0) * (box.affine.c, box.affine.f)
     # Half a pixel off the lattice is rounded to one side, whatever the last bits are, as patches of tiles are.
@@ -321,7 +321,7 @@ def _corner(box: GeoBox) -> tuple[int, int]:
 
 def read_model(tile: pystac.Item, box: GeoBox, synthesizer: Synthesizer) -> tuple[np.ndarray, np.ndarray]:
     """Read a tile on a box, in the model domain, 0 where invalid, and its validity."""
-    path = asset_path(tile, "image")
+    path = asset_path(tile, synthesizer.side)
     info = raster.inspect(path)
     if len(info.names) != len(synthesizer.scaler.bands):
         raise SourceError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rsgeo_gan.conditions import Conditions
 from rsgeo_gan.errors import CheckpointError
-from rsgeo_gan.inference.checkpoints import TRUSTED, below, build, fill, read_checkpoint, recipe_of
+from rsgeo_gan.inference.checkpoints import TRUSTED, build, fill, read_checkpoint, recipe_of, with_residual
 from rsgeo_gan.models import swap_spectrum
 from rsgeo_gan.provenance import digest_of
 from rsgeo_gan.sensors import SENSORS, Scaler, Sensor, get_sensor
@@ -41,6 +41,7 @@ class Synthesizer:
         recipe: Name of the recipe, or the class of the task.
         digest: SHA-256 of the checkpoint file.
         shifted: Whether what the generator puts out has low and high frequencies exchanged.
+        side: Asset of the tiles whose images are imitated.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Synthesizer:
         recipe: str = "unknown",
         digest: str = "",
         shifted: bool = False,
+        side: str = "image",
         device: str = "cpu",
     ) -> None:
         self.device = torch.device(device)
@@ -67,6 +69,7 @@ class Synthesizer:
         self.recipe = recipe
         self.digest = digest
         self.shifted = shifted
+        self.side = side
         self.size_px = _number(generator, "size_px")
         self.latent_dim = _number(generator, "latent_dim")
         wanted = int(getattr(generator, "condition_dim", 0))
@@ -119,6 +122,7 @@ class Synthesizer:
                 recipe=recipe_of(entry, path, digest),
                 digest=digest,
                 shifted=_shifted(given.get("spectrum")),
+                side=str(facts.get("side") or "image"),
                 device=device,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -214,10 +218,11 @@ def _number(generator: nn.Module, name: str) -> int:
 
 
 def _network(content: Mapping[str, Any], name: str, path: Path, trusted: tuple[str, ...]) -> nn.Module:
+    spec, weights = with_residual(content, name, "SummedDecoders")
     with torch.random.fork_rng(devices=[]):
-        network = build(content["hyper_parameters"][name], trusted, f"{path}: {name}")
+        network = build(spec, trusted, f"{path}: {name}")
     version = str(content["rsgeo_gan"].get("version"))
-    fill(network, below(f"{name}.", content["state_dict"]), f"{path}: the weights of {name}", version)
+    fill(network, weights, f"{path}: the weights of {name}", version)
     return network
 
 

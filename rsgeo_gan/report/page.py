@@ -7,12 +7,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pystac
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 import rsgeo_gan
@@ -26,6 +24,7 @@ from rsgeo_gan.report.drawing import save
 from rsgeo_gan.report.measures import DATA_RANGE, MEASURES
 from rsgeo_gan.report.scoring import GENERATED, Scored, headline, held_out, product_tiles, score
 from rsgeo_gan.report.tables import all_dropped, pair_row, scene_row, score_rows, split_counts, verdicts
+from rsgeo_gan.report.templating import template
 
 __all__ = ["report"]
 
@@ -138,7 +137,7 @@ def report(root: Path, *, radius_px: int = 3, progress: Progress = silent) -> Pa
         "trained": (root / "training").is_dir(),
         "untrained": any("untrained" in entry["scores"] for entry in scores["directions"]),
     }
-    page = write_text(folder / "index.html", _template().render(context))
+    page = write_text(folder / "index.html", template("report.html.j2").render(context))
     pictures.forget_others()
     step()
     return page
@@ -163,12 +162,6 @@ class _Pictures:
         for path in (self.folder / "images").glob("*.png"):
             if path.name not in self.names:
                 path.unlink(missing_ok=True)
-
-
-def _template() -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = (resources.files("rsgeo_gan") / "templates" / "report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text)
 
 
 def _href(path: str, folder: Path) -> str:
