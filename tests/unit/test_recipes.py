@@ -46,7 +46,9 @@ def built(name: str, tiles: Path) -> tuple[BaseTask, LightningDataModule]:
     recipe["data"]["init_args"] |= {**DATA, "tiles": str(tiles)}
     if "side" in recipe["data"]["init_args"]:
         recipe["data"]["init_args"]["side"] = "source"
-    counts = {"source": 3, "target": 1, "image": 3, "condition": 0, "patch": DATA["patch_size"]}
+    asked = recipe["data"]["init_args"].get("conditions") or []
+    assert set(asked) <= {"day"}  # sine and cosine
+    counts = {"source": 3, "target": 1, "image": 3, "condition": 2 * len(asked), "patch": DATA["patch_size"]}
     recipe = fit_networks(recipe, counts)
     narrow(recipe["model"]["init_args"])
     parser = LightningArgumentParser()
