@@ -21,10 +21,12 @@ from rsgeo_gan.metrics.drift import Drift, drift
 from rsgeo_gan.metrics.features import FeatureBackend, RandomConv
 from rsgeo_gan.metrics.frequency import (
     LevelDistances,
+    band_mask,
     fit_levels,
     high_pass,
     level_cutoff,
     level_distances,
+    level_features,
     power_share,
     spectral_leakage,
 )
@@ -72,6 +74,7 @@ __all__ = [
     "ShiftTolerantSSIM",
     "WaveScore",
     "amplitude_distance",
+    "band_mask",
     "correlation",
     "density_coverage",
     "distance_name",
@@ -87,6 +90,7 @@ __all__ = [
     "kernel_distance",
     "level_cutoff",
     "level_distances",
+    "level_features",
     "load_weights",
     "log_spectral_distance",
     "low_pass_share",

@@ -18,10 +18,12 @@ from rsgeo_gan.metrics.features import FeatureBackend
 
 __all__ = [
     "LevelDistances",
+    "band_mask",
     "fit_levels",
     "high_pass",
     "level_cutoff",
     "level_distances",
+    "level_features",
     "power_share",
     "spectral_leakage",
 ]
@@ -101,8 +103,30 @@ def spectral_leakage(
     shares = [power_share(x, window, mean=mean) for x in (real, fake)]
     difference = 0.5 * (shares[0] - shares[1]).abs()
     if around is not None:
-        difference = difference * _near(difference, around, radius)
+        difference = difference * band_mask(difference.shape[-2:], around, radius).to(difference)
     return difference.sum(dim=(1, 2)).mean()
+
+
+def band_mask(size: Sequence[int], around: Sequence[Sequence[float]], radius: float = 1 / 32) -> Tensor:
+    """Mark the frequencies near some waves and near their mirror images.
+
+    Args:
+        size: Height and width of the images.
+        around: (fx, fy) of the waves, cycles per pixel.
+        radius: Largest distance that is near, cycles per pixel.
+
+    Returns:
+        Shape (H, W), bool, in the order of `torch.fft.fftfreq`.
+    """
+    h, w = size
+    fy, fx = torch.fft.fftfreq(h).double()[:, None], torch.fft.fftfreq(w).double()
+    found = torch.zeros(h, w, dtype=torch.bool)
+    for x, y in around:
+        for sign in (1, -1):
+            # Frequencies lie on a ring: -1/2 and 1/2 are one.
+            apart = [d - d.round() for d in (fx - sign * x, fy - sign * y)]
+            found |= apart[0].square() + apart[1].square() <= radius**2 + 1e-12
+    return found
 
 
 def level_cutoff(level: int) -> float:
@@ -197,16 +221,22 @@ def level_distances(real: Tensor, fake: Tensor, backends: Sequence[FeatureBacken
         ValueError: If there are too few images, or there are more backends than levels.
     """
     found = LevelDistances([], [], [], [])
-    for level, backend in enumerate(backends):
-        a, b = (
-            torch.cat([backend.describe(part) for part in torch.split(high_pass(images, level), _BATCH)])
-            for images in (real, fake)
-        )
+    sets = [level_features(images, backends) for images in (real, fake)]
+    for level, (a, b) in enumerate(zip(*sets, strict=True)):
         found.cutoff.append(level_cutoff(level))
         found.frechet.append(frechet_distance(a, b).item())
         found.kernel.append(kernel_distance(a, b).item())
-        found.names.append(f"{backend.name}-level{level}")
+        found.names.append(f"{backends[level].name}-level{level}")
     return found
+
+
+@torch.no_grad()
+def level_features(images: Tensor, backends: Sequence[FeatureBackend]) -> list[Tensor]:
+    """Describe high-passed images, level by level: (N, D) each, for distances to one set from many."""
+    return [
+        torch.cat([backend.describe(part) for part in torch.split(high_pass(images, level), _BATCH)])
+        for level, backend in enumerate(backends)
+    ]
 
 
 def _deviation(level: int) -> float:
@@ -220,16 +250,3 @@ def _gaussian(size: int, deviation: float) -> Tensor:
     place = torch.arange(size, dtype=torch.float64)
     weight = torch.exp(-0.5 * ((place - place[:, None]) / deviation).square())
     return weight / weight.sum(dim=1, keepdim=True)
-
-
-def _near(like: Tensor, around: Sequence[Sequence[float]], radius: float) -> Tensor:
-    """Mark the frequencies within the radius of one of the waves or of its mirror image, (H, W)."""
-    h, w = like.shape[-2:]
-    fy, fx = torch.fft.fftfreq(h).double()[:, None], torch.fft.fftfreq(w).double()
-    found = torch.zeros(h, w, dtype=torch.bool)
-    for x, y in around:
-        for sign in (1, -1):
-            # Frequencies lie on a ring: -1/2 and 1/2 are one.
-            apart = [d - d.round() for d in (fx - sign * x, fy - sign * y)]
-            found |= apart[0].square() + apart[1].square() <= radius**2 + 1e-12
-    return found.to(like)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rsgeo_gan.metrics import (
     RandomConv,
+    band_mask,
     fit_levels,
     high_pass,
     level_cutoff,
@@ -138,3 +139,10 @@ def test_a_backend_that_cannot_be_fitted_serves_every_level_and_one_that_can_nee
     assert fit_levels(backend, levels=2) == [backend] * 3
     with pytest.raises(ValueError, match="standardised on real tiles; give them"):
         fit_levels(RandomConv(1))
+
+
+def test_a_band_is_a_disc_around_a_wave_and_one_around_its_mirror_image() -> None:
+    found = band_mask((16, 32), [(4 / 32, -2 / 16)], radius=1.01 / 32)
+    expected = torch.zeros(16, 32, dtype=torch.bool)
+    expected[-2, 3:6] = expected[2, [-3, -4, -5]] = True
+    assert torch.equal(found, expected)
