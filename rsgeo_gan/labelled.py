@@ -11,7 +11,7 @@ from rsgeo_gan.conditions import Classes, Conditions, Cyclic, Ordinal, Part
 from rsgeo_gan.errors import CatalogError, SourceError
 from rsgeo_gan.manifest import Manifest
 
-__all__ = ["DAY", "LABEL", "conditions_of", "values_of"]
+__all__ = ["DAY", "LABEL", "conditions_of", "of_classes", "values_of"]
 
 LABEL, DAY = "label", "day"
 """Names of conditions that need no description: the class, and the day of the year."""
@@ -52,7 +52,28 @@ def values_of(item: pystac.Item, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def conditions_of(tiles: Manifest, wanted: Sequence[str | Mapping[str, Any]]) -> Conditions:
+def of_classes(items: Sequence[pystac.Item], classes: Sequence[str] | None) -> list[pystac.Item]:
+    """Return the items whose label is one of the classes; all when None.
+
+    Raises:
+        SourceError: If a class has no item.
+    """
+    if classes is None:
+        return list(items)
+    labels = [str(item.properties.get(f"rsgeo:{LABEL}", "")) for item in items]
+    absent = sorted(set(classes) - set(labels))
+    if absent:
+        present = ", ".join(sorted(set(labels) - {""})) or "none"
+        raise SourceError(
+            f"No tile has the class {', '.join(absent)}; the tiles have {present}. "
+            "Correct `classes`, or collect the tiles with labels."
+        )
+    return [item for item, label in zip(items, labels, strict=True) if label in classes]
+
+
+def conditions_of(
+    tiles: Manifest, wanted: Sequence[str | Mapping[str, Any]], classes: Sequence[str] | None = None
+) -> Conditions:
     """Say which conditions a model of these tiles can be asked for.
 
     Args:
@@ -60,6 +81,7 @@ def conditions_of(tiles: Manifest, wanted: Sequence[str | Mapping[str, Any]]) ->
         wanted: Names, or whole descriptions as `Conditions.to_dict` gives them. By name, "label" has the classes that
             occur (in the collection's order, where it states one), "day" is cyclic over a year, and anything else is
             ordinal between the smallest and the largest value.
+        classes: Only tiles of these classes count; all when None.
 
     Returns:
         The conditions.
@@ -75,7 +97,7 @@ def conditions_of(tiles: Manifest, wanted: Sequence[str | Mapping[str, Any]]) ->
         elif entry == DAY:
             parts.append(Cyclic(DAY, _YEAR_DAYS, "d"))
         else:
-            values = [values_of(item, [entry])[entry] for item in tiles]
+            values = [values_of(item, [entry])[entry] for item in of_classes(tiles.items, classes)]
             parts.append(_classes(tiles, values) if entry == LABEL else _ordinal(entry, values))
     return Conditions(tuple(parts))
 

@@ -169,9 +169,8 @@ class PatchDataModule(GeoDataModule):
                 **self._facts(every, found),
             }
         if stage == "fit":
-            dataset = self._dataset("train") if len(self._tile_set("train")) else None
-            positions = None if dataset is None else self._positions(dataset)
-            if positions is None or not len(positions):
+            dataset: Any = self._dataset("train") if len(self._tile_set("train")) else None
+            if dataset is None or not len(self._positions(dataset)):
                 raise SourceError(self._no_patch("train"))
             rank, world = self._share()
             least = self.batch_size * world

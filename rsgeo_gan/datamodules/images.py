@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from rsgeo_gan.datasets import (
 )
 from rsgeo_gan.datasets.tiles import TileSet
 from rsgeo_gan.errors import SourceError
-from rsgeo_gan.labelled import conditions_of
+from rsgeo_gan.labelled import conditions_of, of_classes
 from rsgeo_gan.sensors import Scaler
 
 __all__ = ["TileDataModule"]
@@ -42,6 +43,10 @@ class TileDataModule(PatchDataModule):
         conditions: What a generator is asked for: names (label, day, or a property of the items) or whole descriptions
             as `Conditions.to_dict` gives them.
         balanced: Draw every class equally often; needs the condition label.
+        classes: Only tiles of these classes, in every split; all when None.
+        per_class: Most training tiles of each class, or of all where tiles have no class; all when None. Those of a
+            smaller number are among those of a larger one, and the statistics stay those of the whole training split,
+            so that runs on ever fewer tiles can be compared.
         length: Patches an epoch, of all processes; about four for every training tile when None.
         num_workers: Processes that read.
         seed: Of the patches drawn.
@@ -67,6 +72,8 @@ class TileDataModule(PatchDataModule):
         batch_size: int = 16,
         conditions: list[str | dict[str, Any]] | None = None,
         balanced: bool = False,
+        classes: list[str] | None = None,
+        per_class: int | None = None,
         length: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -100,19 +107,39 @@ class TileDataModule(PatchDataModule):
             raise ValueError(
                 f"TileDataModule: expected mix with a folder of products and a share from 0 to 1, got {mix}"
             )
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"TileDataModule: expected per_class of at least 1, got {per_class}")
         self.mix = mix
+        self.classes = classes
+        self.per_class = per_class
         self.conditions = Conditions()
 
     def _tile_set(self, split: str | None = None) -> ImageTileSet:
         return ImageTileSet(self.tiles, split, self.side)
 
     def _dataset(self, split: str | None) -> ImageTileDataset:
-        return ImageTileDataset(
-            self.tiles, split, self.side, self._scalers[self.side], self.conditions, cache_mb=self.cache_mb
-        )
+        scaler = self._scalers[self.side]
+        ids = self._ids(split)
+        return ImageTileDataset(self.tiles, split, self.side, scaler, self.conditions, ids=ids, cache_mb=self.cache_mb)
 
     def _whole(self) -> ImageTileDataset:
         return self._dataset(None)
+
+    def _ids(self, split: str | None) -> list[str] | None:
+        """Tiles of the wanted classes, in training at most so many of each; None for all."""
+        if self.classes is None and (self.per_class is None or split != "train"):
+            return None
+        items = of_classes(self._tile_set().manifest.items, self.classes)
+        if self.per_class is None or split != "train":
+            return [item.id for item in items]
+        members: dict[str, list[str]] = defaultdict(list)
+        for item in items:
+            if item.properties.get("rsgeo:split", "train") == "train":
+                members[str(item.properties.get("rsgeo:label", ""))].append(item.id)
+        return [name for names in members.values() for name in sorted(names, key=self._shuffled)[: self.per_class]]
+
+    def _shuffled(self, name: str) -> str:
+        return hashlib.sha256(f"{self.seed}:{name}".encode()).hexdigest()
 
     def _named(self, scalers: Mapping[Any, Scaler]) -> Mapping[str, Scaler]:
         return {"image": scalers[self.side]}
@@ -120,7 +147,7 @@ class TileDataModule(PatchDataModule):
     def _facts(self, every: TileSet, found: Survey) -> dict[str, Any]:
         assert isinstance(every, ImageTileSet)
         self._sizes(every)
-        self.conditions = conditions_of(every.manifest, self.wanted)
+        self.conditions = conditions_of(every.manifest, self.wanted, self.classes)
         if self.balanced and self.conditions.classes is None:
             raise SourceError(
                 f"{self.tiles}: balanced patches need classes, but the conditions are "
@@ -132,6 +159,7 @@ class TileDataModule(PatchDataModule):
             "side": self.side,
             "conditions": self.conditions.to_dict(),
             "tiles": found.digest,
+            "train_tiles": len(self._ids("train") or every.of("train")),
             "source_sensor": every.sensors[self.side],
         }
 

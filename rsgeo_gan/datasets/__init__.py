@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsgeo_gan.datasets.eurosat import eurosat
 from rsgeo_gan.datasets.images import ClassPositions, ImageTileDataset, ImageTileSet
 from rsgeo_gan.datasets.pairs import PairDataset, Patch, TileDataset
 from rsgeo_gan.datasets.sampling import BlockPatchSampler, GridPatchSampler, Positions
@@ -26,5 +27,6 @@ __all__ = [
     "TileDataset",
     "TileReader",
     "TileSet",
+    "eurosat",
     "survey",
 ]

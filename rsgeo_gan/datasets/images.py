@@ -7,7 +7,7 @@ a patch still knows of its place is where its corner lies on the pixel lattice o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -103,6 +103,12 @@ class ImageTileSet(TileSet):
         """Return the same tiles, reduced to one split."""
         return type(self)(self.path, split, self.side)
 
+    def keep(self, ids: Collection[str]) -> None:
+        """Reduce the tiles to those named."""
+        wanted = set(ids)
+        self.tiles = [tile for tile in self.tiles if tile.id in wanted]
+        self.pairs = by_pair(self.tiles)
+
     def item(self, tile: Tile) -> pystac.Item:
         """Return the STAC item of a tile."""
         return self.manifest.items[tile.row]
@@ -168,6 +174,7 @@ class ImageTileDataset(NonGeoDataset):
         side: Asset that holds the image, see `ImageTileSet`.
         scaler: Brings values to [-1, 1]; analysis units when None.
         conditions: Adds `condition`, and `label` where one of them is a class; none when None.
+        ids: Only these tiles; all of the split when None.
         transforms: Called on every sample.
         cache_mb: Memory for decoded tiles, MiB, per worker; 0 reads single windows.
 
@@ -184,10 +191,13 @@ class ImageTileDataset(NonGeoDataset):
         side: Side = "image",
         scaler: Scaler | None = None,
         conditions: Conditions | None = None,
+        ids: Collection[str] | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
         cache_mb: float = 256.0,
     ) -> None:
         self.tile_set = ImageTileSet(tiles, split, side)
+        if ids is not None:
+            self.tile_set.keep(ids)
         self.scaler = scaler
         self.conditions = conditions or Conditions()
         self.transforms = transforms

@@ -180,7 +180,7 @@ def _counts(manifest: Manifest, recipe: dict[str, Any]) -> dict[str, int]:
         counts["patch"] = int(settings["patch_size"])
     counts["condition"] = 0
     if settings.get("conditions"):
-        counts["condition"] = conditions_of(manifest, settings["conditions"]).width
+        counts["condition"] = conditions_of(manifest, settings["conditions"], settings.get("classes")).width
     return counts
 
 

@@ -63,7 +63,7 @@ def write_chips(
             "rsgeo:height": 10 * number,
             **({"rsgeo:label": label} if label else {}),
         }
-        when = datetime(2023, 1 + number, 1, tzinfo=UTC)
+        when = datetime(2023, 1 + number % 12, 1, tzinfo=UTC)
         manifest.add(make_item(f"chip{number}", box, when=when, properties=properties, assets={"image": path}))
     manifest.save()
     return manifest.path.parent
@@ -193,6 +193,30 @@ def test_balanced_patches_show_every_class_equally_often(tmp_path: Path) -> None
     assert len({(p.col, p.row) for p in order}) > 20
     plain = ready(chips, conditions=["label"], length=1000)
     assert sum(plain.train_dataset.labels[p.tile] for p in plain.train_sampler.order(0)) < 200
+
+
+def test_training_shrinks_to_nested_subsets_of_each_class_with_one_normalisation(tmp_path: Path) -> None:
+    chips = write_chips(tmp_path, count=24, labels=["crop", "water", "town"], splits=["train"] * 7 + ["val"])
+    used = {}
+    for number in (None, 4, 2):
+        data = ready(chips, conditions=["label"], per_class=number, length=300)
+        used[number] = {data.train_dataset.tile_set.tiles[patch.tile].id for patch in data.train_sampler.order(0)}
+        assert data.facts["train_tiles"] == len(used[number])
+        assert data.facts["image"] == ready(chips).facts["image"]
+        assert len(data.val_dataset.tile_set) == 3
+    assert used[2] < used[4] < used[None]
+    assert Counter(int(name[4:]) % 3 for name in used[2]) == {0: 2, 1: 2, 2: 2}
+    other = ready(chips, per_class=2, seed=1, length=300).train_dataset.tile_set.tiles
+    assert {tile.id for tile in other} != used[2]
+
+
+def test_only_the_classes_asked_for_are_read(tmp_path: Path) -> None:
+    chips = write_chips(tmp_path, count=12, labels=["crop", "water", "town"])
+    data = ready(chips, "predict", conditions=["label"], classes=["town", "crop"])
+    assert data.conditions.classes.classes == ("crop", "town")
+    assert [int(tile) % 3 for batch in data.predict_dataloader() for tile in batch["tile"]] == [0, 2] * 4
+    with pytest.raises(SourceError, match="No tile has the class sea; the tiles have crop, town, water"):
+        ready(chips, classes=["sea"])
 
 
 def test_prediction_walks_whole_tiles_with_a_seed_of_their_own(chips: Path) -> None:
