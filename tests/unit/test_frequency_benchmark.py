@@ -32,7 +32,7 @@ def test_the_toy_holds_its_waves_within_the_domain_and_nothing_else() -> None:
 
 
 def test_chips_are_cut_on_whole_periods_and_those_for_judging_elsewhere(tmp_path: Path) -> None:
-    columns = np.broadcast_to(np.arange(1, 513) // 2, (3, 512, 512)).astype("uint8")
+    columns = np.broadcast_to((np.arange(1, 513) // 2).clip(max=255), (3, 512, 512)).astype("uint8")
     profile = {"driver": "GTiff", "width": 512, "height": 512, "count": 3, "dtype": "uint8"}
     with rasterio.open(
         tmp_path / "a_s2rgb.tif", "w", **profile, crs="EPSG:32633", transform=from_origin(0, 0, 10, 10)
