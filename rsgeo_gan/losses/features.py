@@ -190,7 +190,7 @@ class EntropyLimit(nn.Module):
     def update(self, real: Tensor) -> None:
         """Take in the entropy H of a batch of real images, a scalar."""
         fresh = real.detach().to(self.limit)
-        self.limit.copy_(torch.where(self.limit.isinf(), fresh, torch.lerp(fresh, self.limit, self.decay)))
+        self.limit.copy_(torch.where(self.limit.isfinite(), torch.lerp(fresh, self.limit, self.decay), fresh))
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the smaller of an entropy and the limit; no gradient above it."""

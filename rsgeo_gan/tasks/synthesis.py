@@ -201,7 +201,7 @@ class ImageSynthesis(GenerationTask):
 
     def _natural(self, made: Tensor, origin_px: Tensor | None) -> Tensor:
         """Bring what the generator put out to the data's own spectrum."""
-        # Twice shifted is not shifted.
+        # The generator's shift, then the data's taken back: two shifts are none.
         return swap_spectrum(made, origin_px) if self.swaps["generator"] != self.swaps["data"] else made
 
     def prepare(self, batch: Batch) -> Batch:
@@ -254,10 +254,10 @@ class ImageSynthesis(GenerationTask):
         on_fake, _ = self._judge(fake, batch["condition_fake"])
         batch["logits_real"] = on_real.detach()
         if features is not None:
-            held = entropy(masked_features(features.detach(), batch["seen_real"]), self.entropy_mode)
+            held = entropy(_flat(features.detach(), batch["seen_real"]), self.entropy_mode)
             if limits:
                 self.entropy_limit.update(held)
-            self.log("features/entropy_d_real", held)
+            self.log("features/entropy_d_real", held, batch_size=len(real))
         if self.augmentation is not None:
             cast(Any, self.augmentation).observe(on_real.detach())
         terms = {"adversarial": self.adversarial.discriminator(on_real, on_fake)}
@@ -290,7 +290,7 @@ class ImageSynthesis(GenerationTask):
 
     def _spread(self, side: str, maps: Tensor, mask: Tensor) -> Terms:
         """Return the terms of one network's features of generated images that have a weight, and log what they are."""
-        features = masked_features(maps, None if bool(mask.all()) else mask)
+        features = _flat(maps, mask)
         names = {kind: f"{kind}_{side}" for kind in ("uniformity", "entropy")}
         wanted = {kind: self.weights[name] > 0 for kind, name in names.items()}
         terms: Terms = {}
@@ -350,10 +350,15 @@ class ImageSynthesis(GenerationTask):
     def contrast(self, batch: Batch) -> float:
         """Return the deviation of generated images over that of real ones: within images or between, the smaller."""
         shares = []
-        for dims in ((2, 3), (0,)):
+        for dims in ((2, 3), (0,)) if len(batch["image"]) > 1 else ((2, 3),):
             fake, real = (batch[key].float().std(dim=dims).mean() for key in ("fake", "image"))
             shares.append(fake / real.clamp_min(1e-6))
-        return float(torch.stack(shares[: 1 + (len(batch["image"]) > 1)]).min())
+        return float(torch.stack(shares).min())
+
+
+def _flat(maps: Tensor, mask: Tensor) -> Tensor:
+    """Return one vector a sample, of valid cells where something is missing."""
+    return masked_features(maps, None if bool(mask.all()) else mask)
 
 
 def _usual(network: nn.Module) -> str:
