@@ -21,14 +21,14 @@ class Interval(NamedTuple):
         low: Lower end.
         high: Upper end.
         std: Standard deviation over the draws.
-        count: Images a side in every draw.
+        images: Images a side in every draw.
     """
 
     value: float
     low: float
     high: float
     std: float
-    count: int
+    images: int
 
     @property
     def text(self) -> str:

@@ -243,7 +243,7 @@ def _judged(
             here = slice(step * size, (step + 1) * size)
             logits = judge(torch.cat([real[order_real[here]], pool[order_fake[here]]]))
             optimiser.zero_grad(set_to_none=True)
-            F.binary_cross_entropy_with_logits(logits, truth).backward()
+            F.binary_cross_entropy_with_logits(logits, truth).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         judge.eval()
         believed = [_believed(judge, x) for x in (real, *fakes)]

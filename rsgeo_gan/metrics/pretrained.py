@@ -280,7 +280,7 @@ class ResNetBackend(_Trained):
         return self.network(x * self.gain + self.bias)
 
 
-class _MeanA(InceptionA):
+class _MeanA(InceptionA):  # type: ignore[misc]
     """Average pooling over the pixels that are there."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -288,7 +288,7 @@ class _MeanA(InceptionA):
         return [*others, self.branch_pool(_mean_pool(x))]
 
 
-class _MeanC(InceptionC):
+class _MeanC(InceptionC):  # type: ignore[misc]
     """Average pooling over the pixels that are there."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -296,7 +296,7 @@ class _MeanC(InceptionC):
         return [*others, self.branch_pool(_mean_pool(x))]
 
 
-class _MeanE(InceptionE):
+class _MeanE(InceptionE):  # type: ignore[misc]
     """Average pooling over the pixels that are there."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -304,7 +304,7 @@ class _MeanE(InceptionE):
         return [*others, self.branch_pool(_mean_pool(x))]
 
 
-class _MaxE(InceptionE):
+class _MaxE(InceptionE):  # type: ignore[misc]
     """Maximum in place of the average."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:

@@ -120,7 +120,8 @@ def score_folders(
             raise SourceError(
                 f"Folder {one.folder.path}: expected at least {_FEWEST} tiles of {side} px with "
                 f"{100 * min_valid:.0f} % valid pixels, got {len(one)} from "
-                f"{len(one.folder.files)} rasters; give more rasters, smaller tiles (--tile-px) or a lower --min-valid."
+                f"{len(one.folder.files)} rasters{_left_out(one)}; give more rasters, smaller tiles (--tile-px) or a "
+                "lower --min-valid."
             )
     sets = [sets[0], *_equal(sets[1:], strict, seeds[0], notes)]
     _same_steps(sets, notes)
@@ -140,10 +141,14 @@ def score_folders(
         progress=progress,
     )
     for note in notes:
-        log.warning("score: %s", note)
+        log.info("score: %s", note)
     write_tables(scores, Path(out))
     save(picture(scores, sets), Path(out) / "scores.png")
     return scores
+
+
+def _left_out(one: ImageSet) -> str:
+    return f" ({'; '.join(note.partition(': ')[2] for note in one.notes)})" if one.notes else ""
 
 
 def _each(sensors: Sequence[str], count: int) -> list[str]:

@@ -20,7 +20,7 @@ from rsgeo_gan.manifest import Manifest
 from rsgeo_gan.progress import Progress, track
 from rsgeo_gan.sensors import Sensor, get_sensor
 
-__all__ = ["Folder", "ImageSet", "look", "tiles_of"]
+__all__ = ["Folder", "ImageSet", "look", "short_names", "tiles_of"]
 
 _ENDINGS = frozenset(
     {".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -144,7 +144,8 @@ def look(
     facts = get_sensor(sensor) if sensor is not None else None
     files: list[_File] = []
     names: tuple[str, ...] = ()
-    unit, steps, gsd = "", (), None
+    unit, gsd = "", None
+    steps: tuple[float, ...] = ()
     for file, label in listed:
         with raster.opened(file) as dataset:
             chosen = _chosen(dataset, bands)

@@ -53,7 +53,8 @@ def make_backend(name: str, weights: Path | None, scaler: Scaler, real: Tensor, 
             raise SourceError(f"The real set does not suffice for random features: {error}") from error
     if name == "inception":
         return InceptionBackend.from_file(weights, in_bands=real.shape[1])
-    mean, std = ((0.0,), (255.0,)) if scaler.unit == "display" else ((0.0,), (1.0,))
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (255.0,) if scaler.unit == "display" else (1.0,)
     if scaler.unit == "dB":
         if real.shape[1] != len(_SAR_MEAN):
             raise CheckpointError(

@@ -39,12 +39,16 @@ def picture(scores: Scores, sets: Sequence[ImageSet]) -> Figure:
     """
     bands = _bands(sets[0].folder.bands)
     strips = 0.34 + 1.0 * len(sets)
-    figure = Figure(figsize=(13.0, strips + 2.5 + 2 * 2.5), layout="constrained")
-    top, middle, *below = figure.add_gridspec(4, 1, height_ratios=[strips, 0.9 + 0.32 * len(sets), 2.2, 2.2])
-    _strips(figure, top, sets, seed=0)
-    _bars(figure, middle, scores)
-    _spectra(figure, below[0], sets, bands)
-    _values(figure, below[1], sets, bands)
+    below = 1 if len(bands) == 1 else 2
+    figure = Figure(figsize=(13.0, strips + 2.5 + below * 2.5), layout="constrained")
+    grid = figure.add_gridspec(2 + below, 1, height_ratios=[strips, 0.9 + 0.32 * len(sets), *([2.2] * below)])
+    _strips(figure, grid[0], sets, seed=0)
+    _bars(figure, grid[1], scores)
+    # One band: spectrum and values side by side.
+    halves = grid[2].subgridspec(1, 2)
+    spectra, values = (halves[0], halves[1]) if below == 1 else (grid[2], grid[3])
+    _spectra(figure, spectra, sets, bands)
+    _values(figure, values, sets, bands)
     return figure
 
 

@@ -18,7 +18,7 @@ def test_the_interval_is_that_of_a_difference_of_means() -> None:
     """Standard error of the difference of two means of 100 numbers of variance 1: √(2 / 100)."""
     found = halved(_gap, _noise(100, 1), 2 + _noise(100, 1, seed=1), draws=400)
     exact = _gap(_noise(100, 1), 2 + _noise(100, 1, seed=1))
-    assert found.count == 50
+    assert found.images == 50
     assert found.value == pytest.approx(float(exact), abs=0.03)
     assert found.std == pytest.approx((2 / 100) ** 0.5, rel=0.15)
     assert (found.high - found.low) / found.std == pytest.approx(2 * 1.96, rel=1e-3)
@@ -37,7 +37,7 @@ def test_draws_repeat_with_their_seed_and_leave_out_images_without_features() ->
     first = halved(_gap, real, fake, seed=3)
     assert first == halved(_gap, torch.cat([real, torch.full((1, 2), torch.nan)]), fake, seed=3)
     assert first != halved(_gap, real, fake, seed=4)
-    assert first.count == 6
+    assert first.images == 6
     with pytest.raises(ValueError, match="at least 4 images with features in each set and 2 draws, got 3 and 20"):
         halved(_gap, real, fake[:3])
 
