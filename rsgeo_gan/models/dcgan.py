@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsgeo_gan.models.resampling import Fir
+from rsgeo_gan.models.resampling import Fir, double_by, extend
 from rsgeo_gan.models.synthesis import Embedding, Prior, SynthesisDiscriminator, SynthesisGenerator, channels_at
 
 __all__ = ["DCGANDiscriminator", "DCGANGenerator"]
@@ -26,15 +26,13 @@ class _Up(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, size_px: int, norm: bool) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3) * math.sqrt(2 / (9 * in_channels)))
         self.smooth = Fir.smoothing(size_px)
         self.norm = nn.BatchNorm2d(out_channels) if norm else None
         self.bias = None if norm else nn.Parameter(torch.zeros(out_channels, 1, 1))
-        # The inserted zeros take a factor of 4 from the mean.
-        nn.init.normal_(self.conv.weight, 0.0, 4 * math.sqrt(2 / (9 * in_channels)))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.smooth(self.conv(x))
+        x = double_by(self.weight.to(x.dtype), x, self.smooth)
         x = x + self.bias if self.norm is None else self.norm(x)
         return F.relu(x)
 
@@ -72,7 +70,7 @@ class DCGANGenerator(SynthesisGenerator):
         self.dense = nn.Linear(latent_dim * (2 if condition_dim else 1), channels[coarsest] * coarsest**2)
         self.norm = nn.BatchNorm2d(channels[coarsest]) if norm == "batch" else None
         self.ups = nn.ModuleList(_Up(channels[a], channels[b], a, norm == "batch") for a, b in pairwise(channels))
-        self.to_bands = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.to_bands = nn.Conv2d(width, out_channels, 3)
 
     def forward_features(
         self,
@@ -97,7 +95,7 @@ class DCGANGenerator(SynthesisGenerator):
 
     def forward_head(self, features: Mapping[str, Tensor]) -> Tensor:
         """Turn the finest features into the image, float32 in [-1, 1]."""
-        return torch.tanh(self.to_bands(features["_last"]).float())
+        return torch.tanh(self.to_bands(extend(features["_last"])).float())
 
 
 class _Down(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsgeo_gan.models.resampling import Fir
+from rsgeo_gan.models.resampling import Fir, double_by, extend
 
 __all__ = ["ModulatedConv", "ScaledConv", "ScaledLinear", "minibatch_deviation", "noise_key", "seeded_noise"]
 
@@ -103,13 +103,13 @@ class ModulatedConv(nn.Module):
 
     With demodulation each output map has unit variance for independent inputs of unit variance, whatever the style.
     Computed by scaling the maps before and after one convolution that all samples share, which is the same operator as
-    a convolution with weights of its own for each sample. Doubling is a transposed convolution and a low-pass.
+    a convolution with weights of its own for each sample. Past the edge the outermost cells are repeated.
 
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
         style_dim: Length of the style.
-        kernel: Odd kernel size.
+        kernel: Kernel size, 1 or 3; 3 where the resolution is doubled.
         size_px: Height and width of the input, where it is to be doubled.
         demodulate: Restore unit variance.
     """
@@ -128,7 +128,7 @@ class ModulatedConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.style = ScaledLinear(style_dim, in_channels, offset=1.0)
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
-        self.padding = kernel // 2
+        self.kernel = kernel
         self.demodulate = demodulate
         self.smooth = None if size_px is None else Fir.smoothing(size_px)
 
@@ -153,11 +153,11 @@ class ModulatedConv(nn.Module):
             elif gain != 1.0:
                 scale = scale * gain
         x = x * scale.to(x.dtype)[:, :, None, None]
-        if self.smooth is None:
-            x = F.conv2d(x, weight.to(x.dtype), padding=self.padding)
+        weight = weight.to(x.dtype)
+        if self.smooth is not None:
+            x = double_by(weight, x, self.smooth)
         else:
-            # Three of four cells are inserted zeros: the low-pass, of unit sum, would leave a quarter of the mean.
-            x = self.smooth(F.conv_transpose2d(x, (4 * weight).to(x.dtype).transpose(0, 1), stride=2))
+            x = F.conv2d(extend(x) if self.kernel == 3 else x, weight)
         return x if after is None else x * after.to(x.dtype)[:, :, None, None]
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsgeo_gan.models.resampling import LINEAR, Fir
+from rsgeo_gan.models.resampling import LINEAR, Fir, extend
 from rsgeo_gan.models.synthesis import Embedding, SynthesisDiscriminator, SynthesisGenerator, channels_at
 
 __all__ = ["RelativisticDiscriminator", "RelativisticGenerator"]
@@ -40,14 +40,18 @@ def _groups(channels: int, group_width: int) -> int:
 
 
 class _Residual(nn.Module):
-    """x + (1 x 1 to twice the channels, 3 x 3 in groups, 1 x 1 back)(x), leaky ReLUs between."""
+    """x + (1 x 1 to twice the channels, 3 x 3 in groups, 1 x 1 back)(x), leaky ReLUs between.
 
-    def __init__(self, channels: int, group_width: int, depth: int) -> None:
+    Past the edge lie zeros in a discriminator and the outermost cells again in a generator (`extended`).
+    """
+
+    def __init__(self, channels: int, group_width: int, depth: int, extended: bool) -> None:
         super().__init__()
         wide = _EXPANSION * channels
         groups = _groups(wide, group_width)
         self.widen = nn.Conv2d(channels, wide, 1)
-        self.mix = nn.Conv2d(wide, wide, 3, padding=1, groups=groups)
+        self.extended = extended
+        self.mix = nn.Conv2d(wide, wide, 3, padding=0 if extended else 1, groups=groups)
         self.narrow = nn.Conv2d(wide, channels, 1, bias=False)
         # Three layers in a branch, of which the last is zero: the other two share the scaling by depth.
         gain = math.sqrt(2 / (1 + _SLOPE**2)) * depth**-0.25
@@ -57,11 +61,12 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = F.leaky_relu(self.widen(x), _SLOPE)
-        return x + self.narrow(F.leaky_relu(self.mix(wide), _SLOPE))
+        wide = self.mix(extend(wide) if self.extended else wide)
+        return x + self.narrow(F.leaky_relu(wide, _SLOPE))
 
 
-def _stage(channels: int, blocks: int, group_width: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(*(_Residual(channels, group_width, depth) for _ in range(blocks)))
+def _stage(channels: int, blocks: int, group_width: int, depth: int, extended: bool = False) -> nn.Sequential:
+    return nn.Sequential(*(_Residual(channels, group_width, depth, extended) for _ in range(blocks)))
 
 
 class _Resample(nn.Module):
@@ -117,7 +122,7 @@ class RelativisticGenerator(SynthesisGenerator):
         self.basis = nn.Parameter(torch.randn(channels[coarsest], coarsest, coarsest))
         self.scale = _drawn(nn.Linear(latent_dim * (2 if condition_dim else 1), channels[coarsest], bias=False))
         self.doublings = nn.ModuleList(_Resample(channels[a], channels[b], a, up=True) for a, b in pairwise(channels))
-        self.stages = nn.ModuleList(_stage(count, blocks, group_width, depth) for count in channels.values())
+        self.stages = nn.ModuleList(_stage(count, blocks, group_width, depth, True) for count in channels.values())
         self.to_bands = _drawn(nn.Conv2d(width, out_channels, 1))
 
     def forward_features(

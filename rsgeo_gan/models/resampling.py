@@ -11,8 +11,9 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["BINOMIAL", "LINEAR", "Fir"]
+__all__ = ["BINOMIAL", "LINEAR", "Fir", "double_by", "extend"]
 
 BINOMIAL = (1.0, 3.0, 3.0, 1.0)
 """Even filter: the grids of both resolutions share their outer edges."""
@@ -45,7 +46,7 @@ class Fir(nn.Module):
         taps: Filter, any scale.
         up: Zeros are inserted to this factor first.
         down: Every `down`-th output is kept.
-        pad: Cells added before and after, at the resolution of the filter.
+        pad: Cells added before and after, at the resolution of the filter; taken away where negative.
         edge: `repeat` or `zero`.
     """
 
@@ -75,9 +76,9 @@ class Fir(nn.Module):
         return cls(size_px, taps, down=2, pad=((len(taps) - 1) // 2, (len(taps) - 1) // 2))
 
     @classmethod
-    def smoothing(cls, size_px: int, taps: Sequence[float] = BINOMIAL) -> Fir:
-        """Finish a doubling of maps of `size_px` that a 3 x 3 transposed convolution of stride 2 began, unpadded."""
-        return cls(2 * size_px + 1, taps, pad=(1, len(taps) - 3), edge="zero")
+    def smoothing(cls, size_px: int) -> Fir:
+        """Finish a doubling of maps of `size_px`, see `double_by`."""
+        return cls(2 * size_px + 5, pad=(-1, -1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter, (B, C, H, H) to (B, C, H', H')."""
@@ -87,3 +88,25 @@ class Fir(nn.Module):
     def extra_repr(self) -> str:
         """Name the sizes in the printed network."""
         return f"{self.matrix.shape[1]} px to {self.matrix.shape[0]} px"
+
+
+def extend(x: Tensor) -> Tensor:
+    """Repeat the outermost cells once: zeros there would draw a frame around what is generated."""
+    return F.pad(x, (1, 1, 1, 1), mode="replicate")
+
+
+def double_by(weight: Tensor, x: Tensor, smooth: Fir) -> Tensor:
+    """Interpolate linearly to twice the resolution and convolve, repeating the outermost cells.
+
+    Computed as a transposed convolution and a low-pass, the same operator at a quarter of the multiplications.
+
+    Args:
+        weight: Of the convolution, reversed along both axes, shape (C', C, 3, 3).
+        x: Maps, shape (B, C, H, H).
+        smooth: `Fir.smoothing(H)`.
+
+    Returns:
+        Maps, shape (B, C', 2H, 2H).
+    """
+    # Three of four cells are inserted zeros: the low-pass, of unit sum, would leave a quarter of the mean.
+    return smooth(F.conv_transpose2d(extend(x), (4 * weight).transpose(0, 1), stride=2))
