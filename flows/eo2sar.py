@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
 
-from flows.stages import TASKS, is_remote, network_retries
-from rsgeo_gan.chain import DIRECTIONS, STAGES, Direction, Job, Outcome, headline, nothing_new, prepare
+from flows.stages import (
+    TASKS,
+    is_remote,
+    markdown_table,
+    network_retries,
+    offline,
+    stages_artifact,
+    summary_of,
+)
+from rsgeo_gan.chain import DIRECTIONS, STAGES, Direction, Job, Outcome, headline, prepare
 from rsgeo_gan.errors import RSGeoGANError
 from rsgeo_gan.training import MODES, Mode
 
@@ -66,7 +68,7 @@ def eo2sar(
         if stage.network and remote:
             work = network_retries(work)
         outcomes.append(work(job))
-    summary = _summary(outcomes)
+    summary = summary_of(outcomes)
     logger.info(summary)
     _artifacts(job, outcomes, summary)
     return summary
@@ -77,26 +79,10 @@ def default_out(catalog: str) -> str:
     return f"out/{Path(catalog).stem}"
 
 
-def _summary(outcomes: list[Outcome]) -> str:
-    page = outcomes[-1].path
-    if nothing_new(outcomes):
-        return f"Nothing new: everything was done already. Report: {page}"
-    new = ", ".join(f"{outcome.stage} {outcome.new}" for outcome in outcomes if outcome.new)
-    return f"New: {new}. Report: {page}"
-
-
 def _artifacts(job: Job, outcomes: list[Outcome], summary: str) -> None:
     """Leave the stages and the scores where Prefect shows them."""
-    rows = [
-        {"stage": o.stage, "items": o.total, "new": o.new, "dropped": o.dropped, "result": o.path} for o in outcomes
-    ]
-    create_table_artifact(rows, key="eo2sar-stages", description=summary)
-    scores = headline(job)
-    lines = [f"# eo2sar: {Path(job.catalog).stem}", "", summary, ""]
-    if scores:
-        names = list(scores[0])
-        lines += ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-        lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in scores]
+    stages_artifact("eo2sar-stages", outcomes, summary)
+    lines = [f"# eo2sar: {Path(job.catalog).stem}", "", summary, "", *markdown_table(headline(job))]
     create_markdown_artifact("\n".join(lines), key="eo2sar-report", description=summary)
 
 
@@ -110,15 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", default="", help="recipe name or YAML; default: the catalogue's own")
     chosen = parser.parse_args(arguments)
     directions = [name for name in DIRECTIONS if chosen.direction in (name, "both")] or None
-    offline = {
-        PREFECT_API_URL: None,
-        PREFECT_SERVER_ANALYTICS_ENABLED: False,
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,
-    }
     out = chosen.out or default_out(chosen.catalog)
     try:
         prepare(Job(chosen.catalog, out, recipe=chosen.recipe))  # what is wrong with the input is said at once
-        with temporary_settings(offline):
+        with offline():
             eo2sar(
                 catalog=chosen.catalog,
                 out=out,

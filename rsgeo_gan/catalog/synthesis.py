@@ -64,6 +64,7 @@ class Scoring(_Model):
     judge: Literal["none", "quick", "published"] = Field(
         default="none", description="How judges of the relative discriminative score are trained; none: no such score."
     )
+    draws: int = Field(default=20, ge=2, description="Random halves behind an interval.")
     most: int = Field(default=1000, ge=10, description="Most tiles and images read.")
 
 

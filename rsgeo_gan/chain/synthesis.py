@@ -128,6 +128,7 @@ def _score(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -> 
             weights=settings.weights,
             split=settings.split,
             judge=settings.judge,
+            draws=settings.draws,
             most=settings.most,
             progress=progress,
         )

@@ -99,7 +99,7 @@ def test_tasks_are_not_cached_because_the_disk_says_what_is_done() -> None:
 
 def test_the_flows_do_not_import_torch() -> None:
     code = (
-        "import sys, flows.eo2sar, flows.serve, flows.recover\n"
+        "import sys, flows.eo2sar, flows.synthesis, flows.serve, flows.recover\n"
         "print({'torch', 'torchgeo', 'lightning'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -49,7 +49,7 @@ def test_stages_start_without_torch() -> None:
 
 
 def test_the_command_line_and_the_flows_start_without_torch() -> None:
-    for module in ("rsgeo_gan.cli", "flows.stages", "flows.eo2sar"):
+    for module in ("rsgeo_gan.cli", "flows.stages", "flows.eo2sar", "flows.synthesis"):
         code = f"import sys, {module}; sys.exit('torch' if 'torch' in sys.modules else 0)"
         run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
         assert run.returncode == 0, f"{module}: {run.stderr[-500:]}"

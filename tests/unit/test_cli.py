@@ -219,3 +219,65 @@ def test_the_module_runs_as_a_program_without_a_traceback(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert done.stderr.startswith("Error: Catalogue nix")
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either CHECKPOINT, or --catalog"),
+        (["a.ckpt", "--catalog", "synthesis"], "give either CHECKPOINT, or --catalog"),
+        (["--catalog", "synthesis", "--tiles", "x"], "has no meaning beside --catalog"),
+        (["a.ckpt", "--recipe", "synthesis"], "has no meaning beside CHECKPOINT"),
+        (["--catalog", "synthesis", "--train", "always"], "expected one of never, if_missing"),
+    ],
+)
+def test_wrong_usage_of_synthesize_ends_with_code_two(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = runner.invoke(cli.app, ["synthesize", "--out", str(tmp_path), *arguments])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_synthesize_walks_through_its_stages_and_puts_choices_into_the_catalogue(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    def run(name: str, job: chain.SynthesisJob, progress: Any) -> Outcome:
+        seen.append((name, job.load().products))
+        return Outcome(name, f"{name}.json", total=3, new=0)
+
+    monkeypatch.setattr(chain, "run_stage", run)
+    rows = {"classes": [{"class": "forest", "synthetic": 3}], "scores": []}
+    monkeypatch.setattr(chain, "synthesis_headline", lambda job: rows)
+    chosen = ["--count", "3", "--classes", "forest, water", "--psi", "0.7", "--seed", "5"]
+    result = runner.invoke(cli.app, ["synthesize", "--catalog", "synthesis", "--out", str(tmp_path), *chosen])
+    assert result.exit_code == 0, result.output
+    assert [name for name, _ in seen] == ["collect", "train", "synthesize", "report"]
+    products = seen[0][1]
+    assert (products.count, products.classes, products.truncation, products.seed) == (3, ("forest", "water"), 0.7, 5)
+    assert "3 synthetic images in" in result.output
+    assert "Nothing new: everything was done already." in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nix.ckpt"], "nix.ckpt: no such checkpoint"),
+        (["nix.ckpt", "--set", "products.amount=3"], "key `products.amount`: expected one of"),
+        (["--catalog", "sample"], "Run it with `rsgeo-gan run`"),
+        (
+            ["--catalog", "synthesis", "--set", "collect.images.kind=web"],
+            "expected one of folder, scenes, sample, tiles",
+        ),
+    ],
+)
+def test_errors_of_synthesize_are_one_message(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = runner.invoke(cli.app, ["synthesize", "--out", str(tmp_path), *arguments])
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_the_catalogue_of_a_synthesis_is_not_run_as_a_translation(tmp_path: Path) -> None:
+    result = runner.invoke(cli.app, ["run", "--catalog", "synthesis", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "Run it with `rsgeo-gan synthesize`" in result.stderr
