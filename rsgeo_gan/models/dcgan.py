@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,17 @@ from rsgeo_gan.models.synthesis import Embedding, Prior, SynthesisDiscriminator,
 __all__ = ["DCGANDiscriminator", "DCGANGenerator"]
 
 
+class _Offset(nn.Module):
+    """A bias per channel, in the place of a normalisation that has one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias.to(x.dtype)
+
+
 class _Up(nn.Module):
     """Linear interpolation to twice the resolution, 3 x 3 convolution, optional normalisation, ReLU."""
 
@@ -28,13 +39,11 @@ class _Up(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3) * math.sqrt(2 / (9 * in_channels)))
         self.smooth = Fir.smoothing(size_px)
-        self.norm = nn.BatchNorm2d(out_channels) if norm else None
-        self.bias = None if norm else nn.Parameter(torch.zeros(out_channels, 1, 1))
+        self.norm = nn.BatchNorm2d(out_channels) if norm else _Offset(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = double_by(self.weight.to(x.dtype), x, self.smooth)
-        x = x + self.bias if self.norm is None else self.norm(x)
-        return F.relu(x)
+        return F.relu(self.norm(x))
 
 
 class DCGANGenerator(SynthesisGenerator):
@@ -84,7 +93,7 @@ class DCGANGenerator(SynthesisGenerator):
         if self.embed is not None and condition is not None:
             z = torch.cat([z, self.embed(condition).to(z.dtype)], dim=1)
         coarsest = int(self.taps[0][1:])
-        x = self.dense(z).unflatten(1, (-1, coarsest, coarsest))
+        x = self.dense(z).view(len(z), -1, coarsest, coarsest)
         x = F.relu(x if self.norm is None else self.norm(x))
         found: dict[str, Tensor] = {}
         for name, enlarge in zip(self.taps, [None, *self.ups], strict=True):
@@ -137,7 +146,7 @@ class DCGANDiscriminator(SynthesisDiscriminator):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, 0.2)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(cast(Tensor, module.bias))
 
     def _features(self, x: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

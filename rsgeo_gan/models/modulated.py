@@ -173,7 +173,7 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
     """
     count = len(x)
     size = next((n for n in range(min(group, count), 1, -1) if count % n == 0), count)
-    grouped = x.float().unflatten(0, (size, count // size))  # (G, B / G, C, H, W)
+    grouped = x.float().reshape(size, count // size, *x.shape[1:])  # (G, B / G, C, H, W)
     deviation = (grouped.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # (B / G,)
     extra = deviation.repeat(size).to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
     return torch.cat([x, extra], dim=1)

@@ -6,8 +6,9 @@ Reference: Karras et al., 2020, arXiv:1912.04958 (StyleGAN2: skip generator, res
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -217,7 +218,7 @@ class StyleGenerator(SynthesisGenerator):
         image: Tensor | None = None
         found: dict[str, Tensor] = {}
         at = 0
-        for name, block in zip(self.taps, self.blocks, strict=True):
+        for name, block in zip(self.taps, cast("Iterable[_Block]", self.blocks), strict=True):
             count = len(block.layers)
             fields = [self._field(len(styles), at + n, block.size_px, key) for n in range(count)]
             x, image = block(x, image, styles[:, at : at + count + 1].unbind(1), fields)
