@@ -174,9 +174,9 @@ class ImageTileDataset(NonGeoDataset):
         side: Asset that holds the image, see `ImageTileSet`.
         scaler: Brings values to [-1, 1]; analysis units when None.
         conditions: Adds `condition`, and `label` where one of them is a class; none when None.
-        ids: Only these tiles; all of the split when None.
         transforms: Called on every sample.
         cache_mb: Memory for decoded tiles, MiB, per worker; 0 reads single windows.
+        ids: Only these tiles; all of the split when None.
 
     Raises:
         SourceError: If there are no such tiles, sensors are mixed, bands and scaler differ, or a tile says nothing
@@ -191,9 +191,9 @@ class ImageTileDataset(NonGeoDataset):
         side: Side = "image",
         scaler: Scaler | None = None,
         conditions: Conditions | None = None,
-        ids: Collection[str] | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
         cache_mb: float = 256.0,
+        ids: Collection[str] | None = None,
     ) -> None:
         self.tile_set = ImageTileSet(tiles, split, side)
         if ids is not None:

@@ -242,7 +242,7 @@ def test_the_sample_brings_classes_of_its_own(tmp_path: Path) -> None:
     known = {"water", "forest", "grassland", "cropland", "settlement"}
     for side, unit, dtype, day in (("source", "reflectance", "uint16", 133), ("target", "dB", "float32", 134)):
         images = {"kind": "sample", "size_px": 128, "side": side}
-        found = collect(spec(images, tile_px=32, min_valid=0.9), tmp_path / "tiles")
+        found = collect(spec(images, tile_px=16, min_valid=0.9), tmp_path / "tiles")
         assert len(found.extra["rsgeo:classes"]) >= 2
         assert set(found.extra["rsgeo:classes"]) <= known
         item = found.items[0]
