@@ -12,6 +12,7 @@ from pathlib import Path
 from torchgeo.datasets import EuroSAT
 
 from rsgeo_gan.catalog.collecting import CollectSpec, FolderImages, FolderLabels
+from rsgeo_gan.splits import RANKS
 
 __all__ = ["eurosat"]
 
@@ -37,7 +38,7 @@ def eurosat(
         torchgeo.datasets.DatasetNotFoundError: If the data set is not there and is not to be fetched.
         ValueError: If there is no such band.
     """
-    for split in EuroSAT.splits:
+    for split in RANKS:
         EuroSAT(str(root), split, tuple(bands) or EuroSAT.all_band_names, download=download, checksum=checksum)
     return CollectSpec(
         images=FolderImages(
@@ -47,7 +48,7 @@ def eurosat(
             sensor="sentinel2-l1c",
             file_bands=EuroSAT.all_band_names,
             bands=tuple(bands),
-            splits={split: Path(root) / EuroSAT.split_filenames[split] for split in EuroSAT.splits},
+            splits={split: Path(root) / EuroSAT.split_filenames[split] for split in RANKS},
         ),
         labels=FolderLabels(kind="folder"),
         tile_px=64,
