@@ -92,7 +92,7 @@ class StyleGenerator(SynthesisGenerator):
     """Style-based generator: a mapping from latent to style, and blocks that double the resolution.
 
     In training two styles are mixed in a share of the samples, and every layer receives fresh noise. In evaluation
-    nothing is mixed, the noise is a function of the latent (an image is the same in any batch, on any device), and
+    nothing is mixed, the noise is a function of the latent (an image does not depend on the batch), and
     styles can be drawn towards their mean, see `truncate`.
 
     The image is the sum of the blocks' shares, without a final squashing: it leaves [-1, 1] a little.
