@@ -26,7 +26,7 @@ def tiled(pictures: Tensor, columns: int) -> Tensor:
     """Lay pictures (B, 3, H, W) out in rows, white where the last row is short; shape (3, rows · H, columns · W)."""
     missing = -len(pictures) % columns
     whole = torch.cat([pictures, pictures.new_ones(missing, *pictures.shape[1:])])
-    rows = [torch.cat(list(row), dim=-1) for row in whole.split(columns)]
+    rows = [torch.cat(list(row), dim=-1) for row in torch.split(whole, columns)]
     return torch.cat(rows, dim=-2)
 
 

@@ -18,6 +18,7 @@ from rsgeo_gan.losses import Correspondence, masked_l1
 from rsgeo_gan.metrics import ShiftTolerantPSNR, ShiftTolerantSSIM, log_spectral_distance
 from rsgeo_gan.provenance import Direction, sides
 from rsgeo_gan.tasks.base import AdversarialTask, Batch, Terms
+from rsgeo_gan.tasks.pictures import picture, show
 from rsgeo_gan.tasks.stepping import batches_planned
 
 __all__ = ["IMAGE", "MASK", "Channels", "TranslationTask", "holes", "trust"]
@@ -38,7 +39,6 @@ _EVALUATION_SEED = 0
 """Noise of validation, test and prediction."""
 _SHOWN = 4
 """Samples drawn for TensorBoard."""
-_NATURAL = (("b04", "red"), ("b03", "green"), ("b02", "blue"))
 
 
 class TranslationTask(AdversarialTask):
@@ -258,25 +258,21 @@ class TranslationTask(AdversarialTask):
         self.log(name, value, on_step=False, on_epoch=True, batch_size=size)
 
     def _draw(self, made: Batch) -> None:
-        for logger in self.loggers:
-            show = getattr(getattr(logger, "experiment", None), "add_image", None)
-            if show is None:
-                continue
-            for direction in self.ways.values():
-                read, side = sides(direction)
-                columns = {
-                    "input": (read, IMAGE[read]),
-                    "made": (side, f"fake_{side}"),
-                    "real": (side, IMAGE[side]),
-                    "cycle": (read, f"cycle_{read}"),
-                }
-                shown = {name: (of, key) for name, (of, key) in columns.items() if key in made}
-                panels = [
-                    torch.cat(list(_picture(made[key][:_SHOWN], (self.facts.get(of) or {}).get("bands"))), dim=-2)
-                    for of, key in shown.values()
-                ]
-                title = f"images/{direction} ({', '.join(shown)})"
-                show(title, torch.cat(panels, dim=-1), self.batches_seen)
+        for direction in self.ways.values():
+            read, side = sides(direction)
+            columns = {
+                "input": (read, IMAGE[read]),
+                "made": (side, f"fake_{side}"),
+                "real": (side, IMAGE[side]),
+                "cycle": (read, f"cycle_{read}"),
+            }
+            shown = {name: (of, key) for name, (of, key) in columns.items() if key in made}
+            panels = [
+                torch.cat(list(picture(made[key][:_SHOWN], (self.facts.get(of) or {}).get("bands"))), dim=-2)
+                for of, key in shown.values()
+            ]
+            title = f"images/{direction} ({', '.join(shown)})"
+            show(self.loggers, title, torch.cat(panels, dim=-1), self.batches_seen)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which generator translates in which direction."""
@@ -308,12 +304,3 @@ def _deviation(image: Tensor, mask: Tensor) -> Tensor:
 
 def _looks(image: Tensor) -> Tensor:
     return F.avg_pool2d(image, _LOOKS_PX, 1)
-
-
-def _picture(image: Tensor, bands: Sequence[str] | None) -> Tensor:
-    """Choose up to three bands, (B, 3, H, W) in [0, 1]: red, green, blue where the names say so, else the first."""
-    names = [name.lower() for name in bands or ()]
-    natural = [next((k for k, name in enumerate(names) if name in kinds), None) for kinds in _NATURAL]
-    known = [k for k in natural if k is not None]
-    chosen = known if len(known) == 3 else [0, 1, 2] if image.shape[1] >= 3 else [0, 0, 0]
-    return ((image[:, chosen].detach().float().cpu() + 1) / 2).clamp(0, 1)

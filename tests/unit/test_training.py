@@ -21,7 +21,7 @@ from rsgeo_gan.catalog import Training
 from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError, TrainingError
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.training import Published, find_recipe, process, publish, read_pin, train
-from rsgeo_gan.training.recipes import fit_channels, recipe_directions, recipe_names, with_overrides
+from rsgeo_gan.training.recipes import fit_channels, fit_networks, recipe_directions, recipe_names, with_overrides
 
 RECIPE = {
     "trainer": {"max_epochs": 10},
@@ -308,6 +308,47 @@ def test_band_counts_of_networks_are_told_by_the_task_and_no_network_is_added() 
     back = {"in_channels": 2, "out_channels": 4}
     assert _fitted(paired, direction="target_to_source") == {"generator": back, "discriminator": {"in_channels": 6}}
     assert _fitted("torchgeo.tasks.PixelwiseRegression") == {}
+
+
+def test_a_network_around_another_has_the_numbers_of_that_one_and_unknown_counts_stay() -> None:
+    base = {"class_path": "x.Base", "init_args": {"size_px": 64, "out_channels": 4}}
+    given = {
+        "generator": {"class_path": "x.Around", "init_args": {"base": base}},
+        "discriminator": {"class_path": "x.D"},
+    }
+    recipe = {"model": {"class_path": "rsgeo_gan.tasks.ImageSynthesis", "init_args": given}}
+    made = fit_networks(recipe, {"image": 13, "condition": 2})["model"]["init_args"]
+    assert made["generator"]["init_args"] == {
+        "base": {"class_path": "x.Base", "init_args": {"size_px": 64, "out_channels": 13, "condition_dim": 2}}
+    }
+    assert made["discriminator"]["init_args"] == {"in_channels": 13, "condition_dim": 2}
+    assert base["init_args"]["out_channels"] == 4
+
+
+@pytest.mark.parametrize(("side", "bands"), [("source", 4), ("target", 2)])
+def test_a_recipe_of_single_images_takes_its_numbers_from_the_side_it_reads(root: Path, side: str, bands: int) -> None:
+    networks = {"generator": {"class_path": "x.G"}, "discriminator": {"class_path": "x.D"}}
+    data = {"side": side, "patch_size": 8, "conditions": ["day"]}
+    synthesis = {
+        "model": {"class_path": "rsgeo_gan.tasks.ImageSynthesis", "init_args": networks},
+        "data": {"class_path": "rsgeo_gan.datamodules.TileDataModule", "init_args": data},
+    }
+    (root / "toy.yaml").write_text(yaml.safe_dump(synthesis))
+    _train(root)
+    recipe = yaml.safe_load(next((root / "training").glob("*/recipe.yaml")).read_text())
+    shared = {"size_px": 8, "condition_dim": 2}
+    assert recipe["model"]["init_args"]["generator"]["init_args"] == {"out_channels": bands, **shared}
+    assert recipe["model"]["init_args"]["discriminator"]["init_args"] == {"in_channels": bands, **shared}
+    assert "radius_px" not in recipe["data"]["init_args"]
+    assert recipe["data"]["init_args"]["seed"] == 0
+
+
+def test_labels_are_part_of_what_a_training_has_seen(root: Path) -> None:
+    before = process._digest_of_tiles(Manifest.read(root / "tiles"))
+    manifest = Manifest.read(root / "tiles")
+    for item in manifest:
+        item.properties["rsgeo:label"] = "forest"
+    assert process._digest_of_tiles(manifest) != before
 
 
 def test_a_task_that_is_not_there_is_named() -> None:

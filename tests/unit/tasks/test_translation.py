@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rsgeo_gan.losses import Hinge, PairLoss, PooledL1
 from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator
 from rsgeo_gan.tasks import CycleTranslation
-from rsgeo_gan.tasks.scoring import _picture
+from rsgeo_gan.tasks.pictures import picture
 
 
 def task(source: int = 3, target: int = 2, **more: Any) -> CycleTranslation:
@@ -236,9 +236,9 @@ def test_a_batch_without_a_whole_patch_logs_its_spectrum_without_weight() -> Non
 
 def test_pictures_show_red_green_blue_where_names_say_so() -> None:
     image = torch.linspace(-1, 1, 4)[None, :, None, None].expand(1, 4, 2, 2)
-    shown = _picture(image, ("B02", "B03", "B04", "B08"))[0, :, 0, 0]
+    shown = picture(image, ("B02", "B03", "B04", "B08"))[0, :, 0, 0]
     torch.testing.assert_close(shown, torch.tensor([2 / 3, 1 / 3, 0.0]))
-    assert _picture(torch.zeros(1, 2, 2, 2), ("VV", "VH")).shape == (1, 3, 2, 2)
+    assert picture(torch.zeros(1, 2, 2, 2), ("VV", "VH")).shape == (1, 3, 2, 2)
 
 
 def test_a_task_made_in_python_keeps_its_arguments(tmp_path: Path) -> None:
