@@ -187,7 +187,9 @@ def noise_key(z: Tensor) -> Tensor:
 
 
 def seeded_noise(key: Tensor, stream: int, size_px: int) -> Tensor:
-    """Draw N(0, 1) that depends on the key, the stream and the pixel alone: the same in any batch and, to rounding, on any device.
+    """Draw N(0, 1) that depends on the key, the stream and the pixel alone.
+
+    The same in any batch and, to rounding, on any device.
 
     Args:
         key: Integers, shape (B,), see `noise_key`.
