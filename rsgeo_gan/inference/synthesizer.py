@@ -166,6 +166,7 @@ class Synthesizer:
         *,
         origin_px: tuple[int, int] = (0, 0),
         truncation: float = 1.0,
+        noise: Tensor | None = None,
     ) -> np.ndarray:
         """Make one image.
 
@@ -176,6 +177,8 @@ class Synthesizer:
                 where they are.
             truncation: 1 keeps the latent's variety, 0 gives the average image. Styles are drawn towards their mean
                 where the generator has styles, else the latent towards 0.
+            noise: Another latent that decides the fine noise of generators with styles, so that it stays the same along
+                a walk; `latent` itself when None.
 
         Returns:
             Model domain, float32, shape (C, size_px, size_px), within [-1, 1].
@@ -187,10 +190,20 @@ class Synthesizer:
         condition = torch.from_numpy(code)[None].to(self.device) if code.size else None
         place = torch.tensor([origin_px], dtype=torch.int64, device=self.device)
         with torch.inference_mode(), _truncated(self.generator, truncation) as left:
-            image = self.generator((latent * left).to(self.device), condition, origin_px=place)
+            image = self._image((latent * left).to(self.device), condition, place, noise)
             image = swap_spectrum(image, place) if self.shifted else image
             made: np.ndarray = image[0].float().clamp(-1, 1).cpu().numpy()
             return made
+
+    def _image(self, latent: Tensor, condition: Tensor | None, place: Tensor, noise: Tensor | None) -> Tensor:
+        network: Any = self.generator
+        if noise is None or not hasattr(network, "style"):
+            made: Tensor = network(latent, condition, origin_px=place)
+            return made
+        styles = network.style(latent, condition)
+        features = network.forward_features(noise.to(self.device), condition, origin_px=place, styles=styles)
+        made = network.forward_head(features)
+        return made
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def between(first: Tensor, last: Tensor, share: float, *, uniform: bool = False)
     """
     cosine = torch.nn.functional.cosine_similarity(first, last).clamp(-1, 1)
     angle = torch.acos(cosine)
-    if uniform or float(angle.sin()) < 1e-4:
+    if uniform or share in (0, 1) or float(angle.sin()) < 1e-4:
         return torch.lerp(first, last, share)
     return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * last) / torch.sin(angle)
 
@@ -96,8 +96,7 @@ def _latents(synthesizer: Synthesizer, cell: Cell, settings: SyntheticProducts, 
     uniform = getattr(synthesizer.generator, "prior", "normal") == "uniform"
     values = np.linspace(0, 1, steps)
     images = [
-        _make(synthesizer, between(*ends, float(share), uniform=uniform), cell, cell.asked, settings.truncation)
-        for share in values
+        _make(synthesizer, between(*ends, float(share), uniform=uniform), cell, cell.asked, ends[0]) for share in values
     ]
     return Walk(f"{_name(cell)}one latent to another", tuple(f"{share:.2f}" for share in values), np.stack(images))
 
@@ -136,7 +135,12 @@ def _name(cell: Cell) -> str:
 
 
 def _make(
-    synthesizer: Synthesizer, latent: Tensor, cell: Cell, asked: Mapping[str, Any], truncation: float = 1.0
+    synthesizer: Synthesizer,
+    latent: Tensor,
+    cell: Cell,
+    asked: Mapping[str, Any],
+    noise: Tensor | None = None,
+    truncation: float = 1.0,
 ) -> np.ndarray:
-    model = synthesizer(latent, asked, origin_px=corner(cell.box), truncation=truncation)
+    model = synthesizer(latent, asked, origin_px=corner(cell.box), truncation=truncation, noise=noise)
     return synthesizer.scaler.inverse(model)

@@ -66,7 +66,7 @@ def test_the_flow_makes_labelled_images_once_and_rests_the_second_time(tmp_path:
 
 
 def test_the_flow_refuses_an_unknown_catalogue_key_before_any_stage(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match=r"key `products\.amount`.*Did you mean `count`|expected one of .*count"):
+    with pytest.raises(CatalogError, match=r"key `products\.amount`.*Did you mean `count`"):
         synthesis(catalog=str(TOY), out=str(tmp_path), settings={"products.amount": 1})
     assert not list(tmp_path.iterdir())
 

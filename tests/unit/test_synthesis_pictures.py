@@ -58,6 +58,9 @@ def test_walks_show_truncation_latents_and_every_condition(run: Path) -> None:
     # The last image of the truncation, the first of the walk between latents and of the classes are one.
     assert np.array_equal(truncation.images[-1], latents.images[0])
     assert np.array_equal(latents.images[0], label.images[0])
+    # Fine noise is the same along the walk, so it is a path from one image to another and no flicker.
+    steps = np.abs(np.diff(latents.images, axis=0)).mean(axis=(1, 2, 3))
+    assert steps.max() < np.abs(latents.images[-1] - latents.images[0]).mean()
     low, high = synthesizer.scaler.low, synthesizer.scaler.high
     assert all(low[k] - 1e-6 <= row.images[:, k].min() for row in rows for k in range(3))
     assert all(row.images[:, k].max() <= high[k] + 1e-6 for row in rows for k in range(3))
@@ -68,9 +71,10 @@ def test_a_look_is_true_colour_by_band_names_with_one_stretch_for_reflectance() 
     image = np.stack([np.full((4, 5), value, np.float32) for value in (0.02, 0.06, 0.1, 0.4)])
     image[:, 0, 0] = np.nan
     look = Look.of([image], names, "reflectance")
-    assert (look.indexes, look.low, look.high) == ((2, 1, 0), pytest.approx((0.02,) * 3), pytest.approx((0.1,) * 3))
+    assert look.indexes == (2, 1, 0)
+    assert (look.low, look.high) == (pytest.approx((0.02,) * 3), pytest.approx((0.1,) * 3, abs=1e-5))
     drawn = look(image)
-    assert drawn[1, 1] == pytest.approx((1.0, 0.5, 0.0), abs=1e-6)
+    assert drawn[1, 1] == pytest.approx((1.0, 0.5, 0.0), abs=1e-4)
     assert drawn[0, 0] == pytest.approx((0.945, 0.96, 0.976))
     radar = Look.of([np.linspace(-20, 0, 101, dtype=np.float32).reshape(1, 1, 101)], ("VV", "VH"), "dB")
     assert (radar.indexes, radar.low, radar.high) == ((0,), pytest.approx((-19.6,)), pytest.approx((-0.4,)))
