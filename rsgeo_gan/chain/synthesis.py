@@ -26,7 +26,7 @@ from rsgeo_gan.manifest import Manifest
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.training import read_pin
 
-__all__ = ["SYNTHESIS", "SynthesisJob", "class_rows", "show", "synthesis_headline"]
+__all__ = ["SYNTHESIS", "SynthesisJob", "class_rows", "show", "synthesis_headline", "training_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ def _collect(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -
 
 
 def _train(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -> Outcome:
-    return trained(job, _training(catalog), progress)
+    return trained(job, training_of(catalog), progress)
 
 
-def _training(catalog: SynthesisCatalog) -> SynthesisTraining:
-    """The training with what the catalogue says elsewhere: conditions, and patches as large as tiles."""
+def training_of(catalog: SynthesisCatalog) -> SynthesisTraining:
+    """Return the training with what the catalogue says elsewhere: conditions, and patches as large as tiles."""
     told: dict[str, Any] = {
         "data.conditions": list(catalog.conditions),
         "data.patch_size": catalog.collect.tile_px,

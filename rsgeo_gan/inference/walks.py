@@ -92,11 +92,12 @@ def _truncation(synthesizer: Synthesizer, cell: Cell, steps: int) -> Walk:
 
 
 def _latents(synthesizer: Synthesizer, cell: Cell, settings: SyntheticProducts, steps: int) -> Walk:
-    ends = [synthesizer.latent(noise_seed(f"{settings.seed}:{cell.label}:{number}")) for number in range(2)]
+    first, last = (synthesizer.latent(noise_seed(f"{settings.seed}:{cell.label}:{number}")) for number in range(2))
     uniform = getattr(synthesizer.generator, "prior", "normal") == "uniform"
     values = np.linspace(0, 1, steps)
     images = [
-        _make(synthesizer, between(*ends, float(share), uniform=uniform), cell, cell.asked, ends[0]) for share in values
+        _make(synthesizer, between(first, last, float(share), uniform=uniform), cell, cell.asked, first)
+        for share in values
     ]
     return Walk(f"{_name(cell)}one latent to another", tuple(f"{share:.2f}" for share in values), np.stack(images))
 

@@ -19,7 +19,7 @@ from rsgeo_gan.errors import CatalogError
 from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from tests.toy import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.late, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 TOY = ROOT / "tests" / "conf" / "toy-synthesis.yaml"
 
