@@ -105,4 +105,4 @@ def test_terms_scores_and_pictures_are_logged(run: Path) -> None:
     events.Reload()
     (tag,) = events.Tags()["images"]
     picture = events.Images(tag)[0]
-    assert (picture.width, picture.height) == (2 * 4 * 32, 32 * 2)
+    assert (picture.width, picture.height) == (2 * 4 * 32, 32)
