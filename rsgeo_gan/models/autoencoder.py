@@ -250,7 +250,7 @@ class ImageDecoder(nn.Module):
         given = _check_condition("ImageDecoder", condition, self.condition_dim, len(z))
         if given is not None:
             z = torch.cat([z, comparable(given.to(z.dtype), self.latent_dim, self.prior)], dim=1)
-        x = F.relu(self.first(z)).unflatten(1, (-1, _COARSEST_PX, _COARSEST_PX))
+        x = F.relu(self.first(z)).view(len(z), -1, _COARSEST_PX, _COARSEST_PX)
         found: dict[str, Tensor] = {}
         for name, up in zip(self.taps, self.ups, strict=True):
             x = up(x)

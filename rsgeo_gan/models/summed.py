@@ -55,7 +55,8 @@ class _Summed(nn.Module):
     @property
     def receptive_radius_px(self) -> int:
         """The larger receptive radius; there is none where one of the networks has none."""
-        return max(int(network.receptive_radius_px) for network in (self.generator, self.residual))  # type: ignore[call-overload]
+        networks: tuple[Any, ...] = (self.generator, self.residual)
+        return max(int(network.receptive_radius_px) for network in networks)
 
 
 class SummedGenerators(_Summed):

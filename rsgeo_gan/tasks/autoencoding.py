@@ -139,7 +139,7 @@ class ConditionalAutoencoding(GenerationTask):
         }
         super().__init__(weights=weights, betas=betas, **more)
         self.judge = Judge(cast("FeatureBackend | None", backend))
-        self.stream = Stream()
+        self.streams = {"image": Stream(), "code": Stream(1)}
 
     @classmethod
     def channels(cls, arguments: Mapping[str, Any]) -> Channels:
@@ -199,28 +199,26 @@ class ConditionalAutoencoding(GenerationTask):
                 made = clean.detach() + _under(self.residual, z.detach(), condition)
         return batch | {"z": z, "reconstruction": clean, "made": made}
 
-    def _branch(self) -> AbstractContextManager[None]:
-        """Let the adversarial branch draw its own random numbers while it learns."""
-        return self.stream() if self.training else nullcontext()
+    def _branch(self, name: str = "image") -> AbstractContextManager[None]:
+        """Let an adversarial branch draw its own random numbers while it learns."""
+        return self.streams[name]() if self.training else nullcontext()
 
     def discriminator_terms(self, batch: Batch) -> Terms:
         """Return `discrimination` and `r1` of images and `discrimination_z` of codes, where they are needed."""
         terms: Terms = {}
         condition, mask = self._condition(batch), batch["mask_valid"]
-        with self._branch():
-            if self.discriminator is not None and self.weights["adversarial"] > 0:
-                discriminator = self.discriminator
-                real = _footprint(batch["image"], mask)
+        if self.discriminator is not None and self.weights["adversarial"] > 0:
+            discriminator, real = self.discriminator, _footprint(batch["image"], mask)
+            with self._branch():
                 on_real = _under(discriminator, real, condition)
                 on_fake = _under(discriminator, _footprint(batch["made"].detach(), mask), condition)
                 terms["discrimination"] = self.adversarial.discriminator(on_real, on_fake)
                 if self.weights["r1"] > 0 and self.batches_seen % self.r1_every == 0:
                     terms["r1"] = r1(real, lambda at: _under(discriminator, at, condition))
-            if self.discriminator_z is not None and self.weights["adversarial_z"] > 0:
-                drawn = sample_noise(self.generator, len(batch["z"]), batch["z"].device)
-                terms["discrimination_z"] = self.adversarial.discriminator(
-                    self.discriminator_z(drawn), self.discriminator_z(batch["z"].detach())
-                )
+        if self.discriminator_z is not None and self.weights["adversarial_z"] > 0:
+            with self._branch("code"):
+                on_real, on_fake = self.discriminator_z(self._drawn_like(batch["z"])), batch["z"].detach()
+                terms["discrimination_z"] = self.adversarial.discriminator(on_real, self.discriminator_z(on_fake))
         return terms
 
     def generator_terms(self, batch: Batch) -> Terms:
@@ -229,21 +227,26 @@ class ConditionalAutoencoding(GenerationTask):
         terms = {"reconstruction": masked_l1(batch["reconstruction"], batch["image"], mask)}
         if self.weights["tv"] > 0:
             terms["tv"] = total_variation(batch["reconstruction"], mask, squared=True)
-        with self._branch():
-            if self.discriminator is not None and self.weights["adversarial"] > 0:
+        if self.discriminator is not None and self.weights["adversarial"] > 0:
+            with self._branch():
+                judged = _under(self.discriminator, _footprint(batch["made"], mask), condition)
                 real = None
                 if self.adversarial.relativistic:
                     with torch.no_grad():
                         real = _under(self.discriminator, _footprint(batch["image"], mask), condition)
-                judged = _under(self.discriminator, _footprint(batch["made"], mask), condition)
                 terms["adversarial"] = self.adversarial.generator(judged, real)
-            if self.discriminator_z is not None and self.weights["adversarial_z"] > 0:
+        if self.discriminator_z is not None and self.weights["adversarial_z"] > 0:
+            with self._branch("code"):
+                judged = self.discriminator_z(batch["z"])
                 real = None
                 if self.adversarial.relativistic:
                     with torch.no_grad():
-                        real = self.discriminator_z(sample_noise(self.generator, len(batch["z"]), batch["z"].device))
-                terms["adversarial_z"] = self.adversarial.generator(self.discriminator_z(batch["z"]), real)
+                        real = self.discriminator_z(self._drawn_like(batch["z"]))
+                terms["adversarial_z"] = self.adversarial.generator(judged, real)
         return terms
+
+    def _drawn_like(self, z: Tensor) -> Tensor:
+        return sample_noise(self.generator, len(z), z.device)
 
     @torch.no_grad()
     def walk(
@@ -294,13 +297,14 @@ class ConditionalAutoencoding(GenerationTask):
         return float(made / real.clamp_min(1e-6))
 
     def extra_state(self) -> dict[str, Any]:
-        """Return also where the branch's random numbers are."""
-        return {**super().extra_state(), "stream": self.stream.state()}
+        """Return also where the branches' random numbers are."""
+        return {**super().extra_state(), "streams": {name: stream.state() for name, stream in self.streams.items()}}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `extra_state` returned."""
         super().load_extra_state(state)
-        self.stream.load(state["stream"])
+        for name, stream in self.streams.items():
+            stream.load(state["streams"][name])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score and, once an epoch, draw."""

@@ -60,9 +60,13 @@ class Stream:
     """Random numbers of a branch, so that the rest draws the same ones whether the branch runs or not.
 
     Its seed follows from that of the run when it is first used.
+
+    Args:
+        number: Sets several streams of a run apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self._own = _OWN + number
         self._state: dict[str, Any] | None = None
 
     @contextmanager
@@ -70,7 +74,7 @@ class Stream:
         """Draw torch's random numbers from this stream inside the context."""
         outside = _torch_state()
         if self._state is None:
-            torch.manual_seed((torch.initial_seed() ^ _OWN) & 0xFFFF_FFFF_FFFF)
+            torch.manual_seed((torch.initial_seed() ^ self._own) & 0xFFFF_FFFF_FFFF)
         else:
             _set_torch_state(self._state)
         try:

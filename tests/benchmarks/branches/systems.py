@@ -15,7 +15,7 @@ from branches.data import Data
 from rsgeo_gan.models import Encoder, ImageDecoder, ImageDiscriminator, LatentDiscriminator
 from rsgeo_gan.tasks import ConditionalAutoencoding
 
-RATES = {"adam": (5e-4, 1e-3, 2e-3), "sgd": (0.05, 0.1, 0.2)}
+RATES = {"adam": (5e-4, 1e-3, 2e-3), "sgd": (0.005, 0.02, 0.04)}
 """Learning rates by optimiser; the middle one is used where rates are not compared."""
 MOMENTUM = 0.9
 

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from rsgeo_gan.conditions import Classes, Conditions, Cyclic
 from rsgeo_gan.errors import CatalogError, CheckpointError
+from rsgeo_gan.inference.synthesizer import Synthesizer
 from rsgeo_gan.losses import Relativistic
 from rsgeo_gan.models import Encoder, ImageDecoder, ImageDiscriminator, LatentDiscriminator
+from rsgeo_gan.sensors import Scaler
 from rsgeo_gan.tasks import ConditionalAutoencoding
 from rsgeo_gan.tasks.randomness import Stream
 
@@ -437,3 +439,34 @@ def test_networks_for_other_tiles_are_refused_before_training(facts: dict[str, A
     made._trainer = Mock(datamodule=Mock(facts={"conditions": CONDITIONS.to_dict(), **facts}))
     with pytest.raises(ValueError, match=message):
         made.setup("fit")
+
+
+def test_products_from_a_decoupled_checkpoint_are_the_sum(tmp_path: Path) -> None:
+    made = task().eval()
+    torch.nn.init.normal_(made.residual.head.weight, 0.0, 1.0)  # type: ignore[union-attr]
+    facts = {
+        "image": Scaler("sentinel2-display", "1", ("red", "green"), (0.0, 0.0), (255.0, 255.0)).to_dict(),
+        "gsd": 10.0,
+        "conditions": CONDITIONS.to_dict(),
+    }
+    made.facts = facts
+    content: dict[str, Any] = {"state_dict": made.state_dict()}
+    made.on_save_checkpoint(content)
+    sizes = {"size_px": SIDE, "latent_dim": LATENT, "width": WIDTH}
+    decoder = {"out_channels": BANDS, "condition_dim": CONDITIONS.width, **sizes}
+    content["hyper_parameters"] = {
+        "encoder": {"class_path": "rsgeo_gan.models.Encoder", "init_args": {"in_channels": BANDS, **sizes}},
+        "generator": {"class_path": "rsgeo_gan.models.ImageDecoder", "init_args": decoder},
+        "residual": {"class_path": "rsgeo_gan.models.ImageDecoder", "init_args": {**decoder, "norm": "batch"}},
+    }
+    torch.save(content, tmp_path / "decoupled.ckpt")
+    synthesizer = Synthesizer.load(tmp_path / "decoupled.ckpt")
+    asked = {"cover": "wood", "day": 40.0}
+    image = synthesizer(synthesizer.latent(3), asked)
+    with torch.no_grad():
+        code = torch.from_numpy(CONDITIONS.encode(asked))[None]
+        expected = made(synthesizer.latent(3), code)[0]
+        assert not torch.allclose(expected, made.generator(synthesizer.latent(3), code)[0])
+    torch.testing.assert_close(torch.from_numpy(image), expected)
+    given = batch(1)["image"]
+    torch.testing.assert_close(synthesizer.encode(given[0].numpy()), made.encode(given).detach())
