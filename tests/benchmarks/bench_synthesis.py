@@ -4,15 +4,17 @@
 
 DIR holds the package stylegan2_pytorch (`pip install --no-deps --target DIR stylegan2_pytorch`, MIT licence); what it
 imports beside torch, einops and kornia is replaced by empty modules. A step is one update of the discriminator and one
-of the generator on images in memory, logistic losses, fused Adam; both programs are driven by the same loop, their
-widths are the closest that their arguments allow, and the table counts weights and arithmetic of each. Times are CPU seconds of the process, which other
-work on the machine disturbs least; believe the ratios, for which all cases run in turn.
+of the generator on images in memory (32 px or more), logistic losses, fused Adam. Both programs are driven by the same
+loop, their widths are the closest that their arguments allow, and the table counts weights and arithmetic of each;
+"task" is the step of `ImageSynthesis` under Lightning instead. Times are CPU seconds of the process, which other work
+on the machine disturbs least; believe the ratios, for which all cases run in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import statistics
 import sys
 import types
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from bench_training import clocked, matmul_gflops
+from bench_training import Paced, clocked, matmul_gflops
 from common import arguments, interleave, quiet, table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,6 +98,20 @@ def reference(options: argparse.Namespace) -> Pair:
     return Pair(nn.ModuleList([vectors, made]), judge, make, logits, lambda: F.softplus(-logits(make())).mean())
 
 
+def task(options: argparse.Namespace, real: Tensor, regularised: bool = False) -> Step:
+    """A whole step of the task under Lightning, without data loading and logging to disk."""
+    from rsgeo_gan.losses import NonSaturating
+    from rsgeo_gan.tasks import ImageSynthesis
+
+    pair = ours(options)
+    share = float(regularised)
+    weights = {"uniformity_g": 0.2, "uniformity_d": 0.2, "entropy_g": 0.5, "entropy_d": 0.5}
+    weights = {"r1": 0.0, "r2": 0.0} | {name: share * weight for name, weight in weights.items()}
+    made = ImageSynthesis(pair.weights_g, pair.weights_d, NonSaturating(), weights=weights)
+    sample = {"image": real[0], "mask_valid": torch.ones(1, *real.shape[-2:]), "origin_px": torch.zeros(2).long()}
+    return Paced(made, sample, "32-true", options.threads, options.batch)
+
+
 def stepping(pair: Pair, real: Tensor, penalty: bool = False) -> Step:
     """One update of each network."""
     g = torch.optim.Adam(pair.weights_g.parameters(), 2e-3, (0.0, 0.99), fused=True)
@@ -133,48 +149,56 @@ def cost(seconds: Mapping[str, Sequence[float]], name: str, baseline: str) -> st
 
 def main() -> None:
     quiet()
-    options = arguments(
-        __doc__.splitlines()[0], size=64, batch=8, width=32, rounds=5, threads=1, reference="", only=""
-    )
+    options = arguments(__doc__.splitlines()[0], size=64, batch=8, width=32, rounds=5, threads=1, reference="", only="")
     torch.set_num_threads(options.threads)
+    import lightning.pytorch  # noqa: F401  (sets its own level when imported)
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(1)
     real = torch.rand(options.batch, 3, options.size, options.size) * 2 - 1
-    recipes: dict[str, Callable[[], tuple[Pair, bool]]] = {
-        "ours": lambda: (ours(options), False),
-        "ours, UR and ER": lambda: (ours(options, regularised=True), False),
-        "ours, R1": lambda: (ours(options), True),
-        "ours, R1, UR and ER": lambda: (ours(options, regularised=True), True),
+    pairs: dict[str, Pair] = {}
+
+    def loop(name: str, pair: Pair) -> Step:
+        pairs[name] = pair
+        return stepping(pair, real, penalty="R1" in name)
+
+    recipes: dict[str, Callable[[str], Step]] = {
+        "ours": lambda name: loop(name, ours(options)),
+        "ours, UR and ER": lambda name: loop(name, ours(options, regularised=True)),
+        "ours, R1": lambda name: loop(name, ours(options)),
+        "ours, R1, UR and ER": lambda name: loop(name, ours(options, regularised=True)),
+        "task": lambda _: task(options, real),
+        "task, UR and ER": lambda _: task(options, real, regularised=True),
     }
     if options.reference:
-        recipes |= {
-            "reference": lambda: (reference(options), False),
-            "reference, R1": lambda: (reference(options), True),
-        }
+        recipes |= {name: lambda name: loop(name, reference(options)) for name in ("reference", "reference, R1")}
     else:
         sys.stdout.write("no --reference given: the rows of the public implementation are left out\n")
     words = options.only.split(";") if options.only else list(recipes)
-    pairs = {name: make() for name, make in recipes.items() if name in words}
-    steps: dict[str, Step] = {name: stepping(pair, real, penalty) for name, (pair, penalty) in pairs.items()}
+    steps = {name: make(name) for name, make in recipes.items() if name in words}
     # The counter cannot follow a gradient of a gradient.
-    done = {name: work(step) for name, step in steps.items() if "R1" not in name}
+    done = {name: work(steps[name]) for name in pairs if "R1" not in name}
     peak = matmul_gflops()
     seconds = interleave({name: clocked(step) for name, step in steps.items()}, options.rounds)
     rows: list[list[Any]] = []
-    for name, (pair, _) in pairs.items():
+    for name in steps:
         plain = name.replace(", UR and ER", "").replace("reference", "ours")
-        millions = [sum(p.numel() for p in net.parameters()) / 1e6 for net in (pair.weights_g, pair.weights_d)]
-        rows.append(
-            [
-                name,
-                f"{statistics.median(seconds[name]):.2f}",
-                cost(seconds, name, plain) if plain in seconds else "",
-                "{:.1f}, {:.1f}".format(*millions),
-                f"{done[name]:.0f}, {done[name] / min(seconds[name]) / peak:.0%}" if name in done else "",
-            ]
-        )
-    title = f"Style-based step, batch {options.batch}, {options.size} px, {options.threads} threads, {options.rounds} rounds"
-    heads = ["step", "CPU s", "time to ours without UR, ER", "M weights G, D", f"GFLOP, of {peak:.0f} GFLOP/s"]
-    table(title, heads, rows)
+        counts = ""
+        if name in pairs:
+            networks = (pairs[name].weights_g, pairs[name].weights_d)
+            counts = ", ".join(f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f}" for net in networks)
+        took = f"{statistics.median(seconds[name]):.2f}"
+        rate = f"{done[name]:.0f}, {done[name] / min(seconds[name]) / peak:.0%}" if name in done else ""
+        rows.append([name, took, cost(seconds, name, plain) if plain in seconds else "", counts, rate])
+    setting = f"batch {options.batch}, {options.size} px, {options.threads} threads, {options.rounds} rounds"
+    heads = [
+        "step",
+        "CPU s",
+        "time to the same without UR, ER; reference to ours",
+        "M weights G, D",
+        f"GFLOP, of {peak:.0f} GFLOP/s",
+    ]
+    table(f"Style-based step, {setting}", heads, rows)
 
 
 if __name__ == "__main__":

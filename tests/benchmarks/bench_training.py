@@ -56,11 +56,11 @@ def reference(folder: str, options: argparse.Namespace, images: tuple[Tensor, Te
 class Paced:
     """A training under Lightning, in a thread of its own, that makes one step whenever it is asked to."""
 
-    def __init__(self, task: Any, sample: dict[str, Tensor], precision: str, threads: int) -> None:
+    def __init__(self, task: Any, sample: dict[str, Tensor], precision: str, threads: int, batch_size: int = 1) -> None:
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
         self.around: AbstractContextManager[Any] = nullcontext()
         self.error: BaseException | None = None
-        self.work = (task, sample, precision, threads)
+        self.work = (task, sample, precision, threads, batch_size)
         self.started = False
 
     def __call__(self) -> None:
@@ -87,7 +87,7 @@ class Paced:
                 outer.around.__exit__(None, None, None)
                 outer.done.release()
 
-        task, sample, precision, threads = self.work
+        task, sample, precision, threads, batch_size = self.work
         torch.set_num_threads(threads)
         try:
             trainer = Trainer(
@@ -100,7 +100,7 @@ class Paced:
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            trainer.fit(task, DataLoader([sample] * 10_000, batch_size=1))
+            trainer.fit(task, DataLoader([sample] * 10_000, batch_size=batch_size))
         except BaseException as error:
             self.error = error
             self.done.release()
