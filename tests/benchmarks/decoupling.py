@@ -7,7 +7,8 @@ Adam steps alike whatever a gradient's size, so it would hide the weight of a te
 therefore trained under plain gradient descent as well, and over learning rates. A second part switches the two
 discriminators of the tied system on and off. Data, systems and scores are described in `branches/`. One row is
 appended to `rows.jsonl` for every training, one to `pools.jsonl` for every pool judged by NRDS; a rerun goes on where
-the last one stopped. Times are of one thread: set OMP_NUM_THREADS=1. `--full` trains standard sizes on a GPU.
+the last one stopped. A folder is for trainings of one size. Times are of one thread: set OMP_NUM_THREADS=1. `--full`
+trains standard sizes on a GPU.
 """
 
 from __future__ import annotations

@@ -80,6 +80,9 @@ def draw(rows: Sequence[Row], pools: Sequence[Row], work: Path, folder: Path) ->
                     weights = sorted({r["adversarial"] for r in group if r["mode"] == mode})
                     found = [[r[name] for r in _of(group, mode, w) if _known(r, name)] for w in weights]
                     kept = [(w, v) for w, v in zip(weights, found, strict=True) if v]
+                    if not kept:
+                        continue
+                    axis.set_xscale("log")
                     means = [statistics.mean(v) for _, v in kept]
                     errors = [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in kept]
                     axis.errorbar(
@@ -95,7 +98,6 @@ def draw(rows: Sequence[Row], pools: Sequence[Row], work: Path, folder: Path) ->
                 alone = [r[name] for r in group if r["mode"] == "none" and _known(r, name)]
                 if alone:
                     axis.axhline(statistics.mean(alone), color=COLOURS["none"], lw=1, label="no adversarial term")
-                axis.set_xscale("log")
                 axis.set_title(f"{optimizer}, {lr:g}: {SCORES[name][0]}", fontsize=8)
                 axis.set_xlabel("adversarial weight")
         axes[0][0].legend(fontsize=6)
