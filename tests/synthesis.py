@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsgeo_gan import raster
+from rsgeo_gan import models, raster
 from rsgeo_gan.conditions import Classes, Conditions, Cyclic
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.models import StyleGenerator
@@ -16,6 +16,14 @@ from tests.generation import EO_BANDS, EO_SCALER, ORIGIN, WHEN, box
 CLASSES = ("field", "forest", "open water/ice")
 CONDITIONS = Conditions((Classes("label", CLASSES), Cyclic("day", 365.25, "d")))
 SIZE_PX = 16
+_SHARED = {"size_px": 2 * SIZE_PX, "latent_dim": 6, "width": 4}
+_DECODER = {"out_channels": 3, "condition_dim": CONDITIONS.width, **_SHARED}
+AUTOENCODER = {
+    "encoder": ("Encoder", {"in_channels": 3, **_SHARED}),
+    "generator": ("ImageDecoder", _DECODER),
+    "residual": ("ImageDecoder", _DECODER),
+}
+"""Class and arguments of the networks of `autoencoder`, by name."""
 
 
 def checkpoint(path: Path, asked: Conditions | None = CONDITIONS, seed: int = 0, **facts) -> Path:
@@ -51,6 +59,31 @@ def checkpoint(path: Path, asked: Conditions | None = CONDITIONS, seed: int = 0,
     return path
 
 
+def autoencoder(path: Path) -> Path:
+    """Write what `rsgeo-gan fit` writes for a decoupled ConditionalAutoencoding, with tiny networks, random weights."""
+    torch.manual_seed(1)
+    networks = {name: getattr(models, kind)(**given) for name, (kind, given) in AUTOENCODER.items()}
+    content = {
+        "state_dict": {
+            f"{name}.{key}": value for name, network in networks.items() for key, value in network.state_dict().items()
+        },
+        "hyper_parameters": {
+            name: {"class_path": f"rsgeo_gan.models.{kind}", "init_args": given}
+            for name, (kind, given) in AUTOENCODER.items()
+        },
+        "rsgeo_gan": {
+            "format": 1,
+            "task": "rsgeo_gan.tasks.ConditionalAutoencoding",
+            "version": "0.1.0",
+            "residuals": {"generator": "residual"},
+            "facts": {"image": EO_SCALER.to_dict(), "gsd": 10.0, "conditions": CONDITIONS.to_dict()},
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
 def tiles(folder: Path, count: int = 6, size_px: int = SIZE_PX, **properties) -> Manifest:
     """Write labelled optical tiles in a row, classes in turn, all of the training split; one corner is nodata."""
     made = Manifest(folder / "tiles.json", extra={"rsgeo:classes": list(CLASSES)})
@@ -75,4 +108,4 @@ def tiles(folder: Path, count: int = 6, size_px: int = SIZE_PX, **properties) ->
     return made
 
 
-__all__ = ["CLASSES", "CONDITIONS", "EO_SCALER", "SIZE_PX", "checkpoint", "tiles"]
+__all__ = ["AUTOENCODER", "CLASSES", "CONDITIONS", "EO_SCALER", "SIZE_PX", "autoencoder", "checkpoint", "tiles"]

@@ -11,15 +11,16 @@ import pytest
 import rasterio
 import torch
 
-from rsgeo_gan import raster
+from rsgeo_gan import models, raster
 from rsgeo_gan.catalog import SyntheticProducts
 from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError
 from rsgeo_gan.grid import same_lattice
 from rsgeo_gan.inference.synthesis import plan, read_model, synthesize
 from rsgeo_gan.inference.synthesizer import Synthesizer
+from rsgeo_gan.inference.walks import walks
 from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from tests.generation import checkpoint as translation
-from tests.synthesis import CLASSES, CONDITIONS, EO_SCALER, SIZE_PX, checkpoint, tiles
+from tests.synthesis import AUTOENCODER, CLASSES, CONDITIONS, EO_SCALER, SIZE_PX, autoencoder, checkpoint, tiles
 
 GRID = {"crs": "EPSG:32632", "origin": (500000, 5200000), "columns": 2}
 
@@ -182,6 +183,44 @@ def test_truncation_draws_images_towards_one(model: Path) -> None:
 
     assert spread(0) < 0.7 * spread(1)
     assert synthesizer.generator.truncation == 1
+
+
+def test_an_encoded_tile_keeps_its_place_and_its_nodata_under_another_condition(tmp_path: Path) -> None:
+    places = tiles(tmp_path / "tiles", 3, size_px=2 * SIZE_PX)
+    path = autoencoder(tmp_path / "auto.ckpt")
+    settings = wanted(count=1, classes=["forest"], latent="tile", conditions={"day": 172, "label": "field"})
+    (item,) = synthesize(path, tmp_path / "out", settings, tiles=places)
+    tile = places.get(item.properties["rsgeo:from"][0])
+    assert tile.properties["rsgeo:label"] == "forest"
+    assert item.properties["rsgeo:label"] == "field"
+    assert "rsgeo:seed" not in item.properties
+    values, valid = raster.read(asset_path(item, "data"))
+    assert not values[:, 0, 0].any()
+    assert valid.sum() == (2 * SIZE_PX) ** 2 - 1
+
+    synthesizer = Synthesizer.load(path)
+    image, known = read_model(tile, item_box(tile), synthesizer)
+    networks = {name: getattr(models, kind)(**given) for name, (kind, given) in AUTOENCODER.items()}
+    stored = torch.load(path, weights_only=True)["state_dict"]
+    for name, network in networks.items():
+        network.load_state_dict({key.partition(".")[2]: part for key, part in stored.items() if key.startswith(name)})
+        network.eval()
+    code = torch.from_numpy(CONDITIONS.encode({"day": 172, "label": "field"}))[None]
+    with torch.no_grad():
+        z = networks["encoder"](torch.from_numpy(image)[None])
+        expected = (networks["generator"](z, code) + networks["residual"](z, code)).clamp(-1, 1)[0].numpy()
+    reflectance = synthesizer.scaler.inverse(expected) * 1e4
+    assert np.abs(values - np.clip(reflectance, 1, 65535))[:, known].max() <= 0.51
+
+
+def test_walks_of_an_encoded_tile_begin_with_the_tile(tmp_path: Path) -> None:
+    places = tiles(tmp_path / "tiles", 3, size_px=2 * SIZE_PX)
+    synthesizer = Synthesizer.load(autoencoder(tmp_path / "auto.ckpt"))
+    rows = walks(synthesizer, wanted(conditions={"day": 100}), places, steps=3, most_classes=1)
+    day = rows[-1]
+    assert (day.title, day.captions[0], len(day.images)) == ("field: day, the same place", "real", 4)
+    assert np.isnan(day.images[0][:, 0, 0]).all()
+    assert np.isfinite(day.images[1:]).all()
 
 
 @pytest.mark.parametrize(
