@@ -25,7 +25,7 @@ check: .venv/.installed  ## Format, lint, types and import contracts
 	$(BIN)/lint-imports
 
 test: check  ## All checks and the test suite (under 12 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.installed  ## Speed and memory beside other tools, as ratios
 	@for f in tests/benchmarks/bench_*.py; do $(BIN)/python $$f || exit 1; done

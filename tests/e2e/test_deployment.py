@@ -22,7 +22,7 @@ import yaml
 from flows.serve import answers
 from tests.toy import QUIET, ROOT, TOY
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.late, pytest.mark.timeout(600)]
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 

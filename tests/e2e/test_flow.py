@@ -22,7 +22,7 @@ from rsgeo_gan.chain import STAGES
 from rsgeo_gan.errors import CatalogError, CheckpointError
 from tests.toy import ROOT, TOY
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.late, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 
 async def _task_runs() -> list[TaskRun]:
