@@ -35,14 +35,14 @@ class PairedTranslation(TranslationTask):
         direction: Which side is read and which is made.
         adversarial: Adversarial objective; the non-saturating one when None.
         correspondence: Term that ties a translation to the image it is paired with; none when None.
-        weights: Weight by term: adversarial 1, pixel 100, pair 1.
+        weights: Weight by term: adversarial 1, pixel 100, pair 1, speckle 1 (of a generator with noise).
         more: See `TranslationTask` and `AdversarialTask`.
 
     Raises:
         ValueError: If a weight names no term, or the correspondence needs two generators.
     """
 
-    default_weights: ClassVar[dict[str, float]] = {"adversarial": 1.0, "pixel": 100.0, "pair": 1.0}
+    default_weights: ClassVar[dict[str, float]] = {"adversarial": 1.0, "pixel": 100.0, "pair": 1.0, "speckle": 1.0}
     generators: ClassVar[tuple[str, ...]] = ("generator", "correspondence")
 
     discriminator: nn.Module
@@ -105,7 +105,7 @@ class PairedTranslation(TranslationTask):
         return {"adversarial": self.adversarial.discriminator(on_real, on_fake, counts, counts)}
 
     def generator_terms(self, batch: Batch) -> Terms:
-        """Return `adversarial`, and `pixel` and those of the correspondence where they have a weight."""
+        """Return `adversarial`, and `pixel`, `speckle` and those of the correspondence where they have a weight."""
         mask, clean = batch["mask_both"], batch[f"clean_{self.made}"]
         shown = torch.cat([batch[IMAGE[self.read]], batch[f"fake_{self.made}"]], dim=1) * mask
         logits = self._run(self.discriminator, shown, holes(mask))
@@ -113,4 +113,4 @@ class PairedTranslation(TranslationTask):
         if self.weights["pixel"] > 0:
             terms["pixel"] = masked_l1(clean, batch[IMAGE[self.made]], mask, trust(batch))
         made = {**{side: batch[key] for side, key in IMAGE.items()}, self.made: clean}
-        return terms | self._corresponding(batch, made["source"], made["target"])
+        return terms | self._speckle(batch) | self._corresponding(batch, made["source"], made["target"])
