@@ -27,6 +27,7 @@ from rsgeo_gan.losses.penalties import gradient_penalty, interpolated_penalty, p
 from rsgeo_gan.losses.reconstruction import masked_l1, masked_mean, total_variation
 from rsgeo_gan.losses.registration import RegistrationHead
 from rsgeo_gan.losses.shift import best_shift, shift_tolerant_l1
+from rsgeo_gan.losses.speckle import speckle_distance
 
 __all__ = [
     "AdversarialLoss",
@@ -58,6 +59,7 @@ __all__ = [
     "r1",
     "r2",
     "shift_tolerant_l1",
+    "speckle_distance",
     "total_variation",
     "uniformity",
 ]

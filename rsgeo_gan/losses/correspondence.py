@@ -85,13 +85,15 @@ class PooledL1(Correspondence):
 
     Args:
         factor: Side of the averaged cells, in pixels.
+        overlapping: Average around every pixel instead of over cells side by side, so that no place is special.
     """
 
-    def __init__(self, factor: int = 4) -> None:
+    def __init__(self, factor: int = 4, overlapping: bool = False) -> None:
         super().__init__()
         if factor < 1:
             raise ValueError(f"PooledL1: factor must be >= 1, got {factor}")
         self.factor = factor
+        self.overlapping = overlapping
 
     def forward(
         self,
@@ -105,8 +107,9 @@ class PooledL1(Correspondence):
     ) -> dict[str, Tensor]:
         """Return `pair`; a cell counts when all its pixels are valid on both sides."""
         mask = both_valid(mask_source, mask_target)
-        back = pooled_l1(fake_source, source, mask, self.factor, weight)
-        return {"pair": back + pooled_l1(fake_target, target, mask, self.factor, weight)}
+        stride = 1 if self.overlapping else None
+        back = pooled_l1(fake_source, source, mask, self.factor, weight, stride)
+        return {"pair": back + pooled_l1(fake_target, target, mask, self.factor, weight, stride)}
 
 
 class ShiftTolerantL1(Correspondence):
@@ -228,7 +231,14 @@ class Combined(Correspondence):
         }
 
 
-def pooled_l1(pred: Tensor, target: Tensor, mask: Tensor | None, side: int, weight: Tensor | None = None) -> Tensor:
+def pooled_l1(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    side: int,
+    weight: Tensor | None = None,
+    stride: int | None = None,
+) -> Tensor:
     """Mean absolute difference of the means of cells; a cell counts when all its pixels do.
 
     Args:
@@ -237,6 +247,7 @@ def pooled_l1(pred: Tensor, target: Tensor, mask: Tensor | None, side: int, weig
         mask: Validity, shape (B, 1, H, W); what lies under 0 is ignored, even when not finite.
         side: Of the cells, in pixels.
         weight: As in `masked_mean`, per sample or per pixel.
+        stride: Pixels from one cell to the next; `side` when None.
 
     Returns:
         Scalar, float32.
@@ -245,10 +256,10 @@ def pooled_l1(pred: Tensor, target: Tensor, mask: Tensor | None, side: int, weig
     valid = None
     if mask is not None:
         difference = torch.where(mask > 0, difference, difference.new_zeros(()))
-        valid = 1.0 - F.max_pool2d(1.0 - mask.float(), side)
+        valid = 1.0 - F.max_pool2d(1.0 - mask.float(), side, stride)
     if is_per_pixel(weight):
-        weight = F.avg_pool2d(weight.float(), side)
-    return masked_mean(F.avg_pool2d(difference, side).abs(), valid, weight)
+        weight = F.avg_pool2d(weight.float(), side, stride)
+    return masked_mean(F.avg_pool2d(difference, side, stride).abs(), valid, weight)
 
 
 def is_per_pixel(weight: Tensor | None) -> TypeGuard[Tensor]:

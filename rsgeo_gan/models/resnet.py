@@ -7,13 +7,13 @@ plain strides and transposed convolutions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsgeo_gan.models.blocks import ConvBlock, ResidualBlock, UpBlock, fill_and_pad, init_normal, pad_edges, pool_mask
+from rsgeo_gan.models.speckle import SpeckledGenerator
 
 __all__ = ["ResNetEncoder", "ResNetGenerator"]
 
@@ -133,7 +133,7 @@ class _Direct(nn.Module):
         return out
 
 
-class ResNetGenerator(nn.Module):
+class ResNetGenerator(SpeckledGenerator):
     """Translate an image: 7 x 7 stem, two downs, residual blocks, two ups, 7 x 7 head with tanh.
 
     Any size works: the input is padded right and bottom to a multiple of `stride` (reflected, or repeated
@@ -168,15 +168,13 @@ class ResNetGenerator(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.noise_channels = noise_channels
         self.antialias = antialias
         self.encoder = ResNetEncoder(in_channels, width, antialias=antialias)
         self.blocks = nn.ModuleList(ResidualBlock(4 * width) for _ in range(blocks))
         self.up1 = UpBlock(4 * width, 2 * width)
         self.up2 = UpBlock(2 * width, width)
         self.head = nn.Conv2d(width, out_channels, 7)
-        self.noise = nn.Conv2d(noise_channels, out_channels, 3, bias=False) if noise_channels else None
-        self.noise_skew = nn.Parameter(torch.zeros(out_channels)) if noise_channels else None
+        self.make_noise(noise_channels, out_channels)
         init_normal(self)
         self.direct = _Direct(in_channels, width, direct_channels) if direct_channels else None
 
@@ -265,48 +263,8 @@ class ResNetGenerator(nn.Module):
         # bfloat16 cannot tell values apart near the ends of tanh.
         return self.speckled(torch.tanh(y.to(torch.promote_types(y.dtype, torch.float32))), noise)
 
-    def speckled(self, image: Tensor, noise: Tensor | torch.Generator | None) -> Tensor:
-        """Add noise to an image made without, as speckle is in dB: additive, alike everywhere, correlated over 3 px.
-
-        Filtered noise u becomes u + b (u² - E u²), b learnt per band: speckle in dB is log-gamma, with a tail of dark
-        pixels. Symmetric noise of four looks' spread in dB has the intensity's variance of three looks.
-
-        Args:
-            image: What the network made, shape (B, C', H, W).
-            noise: As in `forward`; the image comes back unchanged when it is None.
-
-        Returns:
-            Shape (B, C', H, W), in [-1, 1].
-
-        Raises:
-            ValueError: If the noise's shape is wrong.
-        """
-        drawn = self._noise(noise, image)
-        if self.noise is None or self.noise_skew is None or drawn is None:
-            return image
-        filtered = self.noise(pad_edges(drawn, 1, 1, 1, 1))
-        variance = self.noise.weight.square().sum(dim=(1, 2, 3))[:, None, None].to(filtered.dtype)
-        skewed = self.noise_skew[:, None, None] * (filtered.square() - variance)
-        return (image + filtered + skewed).clamp(-1, 1)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take weights from before the noise had a skew as having none."""
-        if self.noise_skew is not None:
-            state_dict.setdefault(f"{prefix}noise_skew", torch.zeros_like(self.noise_skew))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def encode(self, x: Tensor, stages: int = 3, mask: Tensor | None = None, antialias: bool | None = None) -> Tensor:
         """Return the features after the first `stages` (1 to 3) encoding stages; see `ResNetEncoder`."""
         name = _STAGES[stages - 1]
         found: dict[str, Tensor] = self.encoder(x, (name,), mask, antialias=antialias)
         return found[name]
-
-    def _noise(self, noise: Tensor | torch.Generator | None, like: Tensor) -> Tensor | None:
-        if noise is None or not self.noise_channels:
-            return None
-        shape = (like.shape[0], self.noise_channels, *like.shape[-2:])
-        if isinstance(noise, torch.Generator):
-            return torch.randn(shape, generator=noise, device=noise.device).to(like.device, like.dtype)
-        if tuple(noise.shape) != shape:
-            raise ValueError(f"ResNetGenerator: expected noise {shape}, got {tuple(noise.shape)}")
-        return noise.to(like.dtype)

@@ -44,7 +44,7 @@ class PairedTranslation(TranslationTask):
         direction: Which side is read and which is made.
         adversarial: Adversarial objective; the non-saturating one when None.
         correspondence: Term that ties a translation to the image it is paired with; none when None.
-        weights: Weight by term: adversarial 1, pixel 100, pair 1.
+        weights: Weight by term: adversarial 1, pixel 100, pair 1, speckle 1 (of a generator with noise).
         residual: Second generator, for decoupled learning, of the same bands; its output layer is set to zero at the
             start. None ties all terms to the one generator.
         more: See `TranslationTask` and `AdversarialTask`.
@@ -54,7 +54,7 @@ class PairedTranslation(TranslationTask):
             not add up.
     """
 
-    default_weights: ClassVar[dict[str, float]] = {"adversarial": 1.0, "pixel": 100.0, "pair": 1.0}
+    default_weights: ClassVar[dict[str, float]] = {"adversarial": 1.0, "pixel": 100.0, "pair": 1.0, "speckle": 1.0}
     generators: ClassVar[tuple[str, ...]] = ("generator", "residual", "correspondence")
     apart: ClassVar[tuple[str, ...]] = ("residual",)
 
@@ -147,7 +147,7 @@ class PairedTranslation(TranslationTask):
         return {"adversarial": self.adversarial.discriminator(on_real, on_fake, counts, counts)}
 
     def generator_terms(self, batch: Batch) -> Terms:
-        """Return `adversarial`, and `pixel` and those of the correspondence where they have a weight."""
+        """Return `adversarial`, and `pixel`, `speckle` and those of the correspondence where they have a weight."""
         mask, clean = batch["mask_both"], batch[f"clean_{self.made}"]
         shown = torch.cat([batch[IMAGE[self.read]], batch[f"fake_{self.made}"]], dim=1) * mask
         with self._branch():
@@ -156,7 +156,7 @@ class PairedTranslation(TranslationTask):
         if self.weights["pixel"] > 0:
             terms["pixel"] = masked_l1(clean, batch[IMAGE[self.made]], mask, trust(batch))
         made = {**{side: batch[key] for side, key in IMAGE.items()}, self.made: clean}
-        return terms | self._corresponding(batch, made["source"], made["target"])
+        return terms | self._speckle(batch) | self._corresponding(batch, made["source"], made["target"])
 
     def extra_state(self) -> dict[str, Any]:
         """Return where the branch's random numbers are."""

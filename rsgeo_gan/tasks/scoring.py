@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsgeo_gan.losses import Correspondence, masked_l1
+from rsgeo_gan.losses import Correspondence, masked_l1, speckle_distance
 from rsgeo_gan.metrics import ShiftTolerantPSNR, ShiftTolerantSSIM, log_spectral_distance
 from rsgeo_gan.provenance import Direction, sides
 from rsgeo_gan.tasks.base import AdversarialTask, Batch, Terms
@@ -186,6 +186,30 @@ class TranslationTask(AdversarialTask):
             trust(batch),
         )
         return found
+
+    def _speckle(self, batch: Batch) -> Terms:
+        """Return `speckle`, where it has a weight: of homogeneous places of what generators with noise make.
+
+        It moves the noise alone: the image under it is held.
+        """
+        drawn = [side for side, network in self._made() if getattr(network, "noise_channels", 0)]
+        if self.weights["speckle"] <= 0 or not drawn:
+            return {}
+        networks = dict(self._made())
+        parts = [
+            speckle_distance(
+                self._speckled(networks[side], batch[f"clean_{side}"].detach()),
+                batch[IMAGE[side]],
+                batch["mask_both"],
+                batch[MASK[side]],
+            )
+            for side in drawn
+        ]
+        return {"speckle": torch.stack(parts).sum()}
+
+    def _made(self) -> list[tuple[str, nn.Module]]:
+        """Return the sides that are made, each with its generator."""
+        return [(sides(way)[1], getattr(self, name)) for way, name in self.directions(self.hparams).items()]
 
     def weight_of(self, term: str) -> float:
         """Return a term's weight; those of the correspondence rise over the first batches."""

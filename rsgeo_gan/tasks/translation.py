@@ -36,7 +36,7 @@ class CycleTranslation(TranslationTask):
         adversarial: Adversarial objective; least squares when None.
         correspondence: Term that ties a translation to the image it is paired with, such as `PairLoss`; none when
             None.
-        weights: Weight by term: adversarial 1, cycle 10, pair 1, identity 0.
+        weights: Weight by term: adversarial 1, cycle 10, pair 1, identity 0, speckle 1 (of generators with noise).
         pool_size: Earlier fakes kept for the discriminators; 0 uses the newest only.
         more: See `TranslationTask` and `AdversarialTask`.
 
@@ -44,7 +44,13 @@ class CycleTranslation(TranslationTask):
         ValueError: If a weight names no term, or identity is asked for between unequal band counts.
     """
 
-    default_weights: ClassVar[dict[str, float]] = {"adversarial": 1.0, "cycle": 10.0, "pair": 1.0, "identity": 0.0}
+    default_weights: ClassVar[dict[str, float]] = {
+        "adversarial": 1.0,
+        "cycle": 10.0,
+        "pair": 1.0,
+        "identity": 0.0,
+        "speckle": 1.0,
+    }
     discriminators: ClassVar[tuple[str, ...]] = ("discriminator", "discriminator_back")
     generators: ClassVar[tuple[str, ...]] = ("generator", "generator_back", "correspondence")
 
@@ -135,7 +141,7 @@ class CycleTranslation(TranslationTask):
         return {"adversarial": total}
 
     def generator_terms(self, batch: Batch) -> Terms:
-        """Return `adversarial`, `cycle`, and `pair` and `identity` where they have a weight."""
+        """Return `adversarial`, `cycle`, and `pair`, `speckle` and `identity` where they have a weight."""
         mask_source, mask_target, mask = batch["mask_valid"], batch["mask_valid_target"], batch["mask_both"]
         source, target = batch["image"], batch["image_target"]
         adversarial = torch.zeros((), device=mask.device)
@@ -154,7 +160,7 @@ class CycleTranslation(TranslationTask):
             terms["identity"] = masked_l1(batch["same_source"], source, mask_source) + masked_l1(
                 batch["same_target"], target, mask_target
             )
-        return terms | self._corresponding(batch, batch["clean_source"], batch["clean_target"])
+        return terms | self._speckle(batch) | self._corresponding(batch, batch["clean_source"], batch["clean_target"])
 
     def extra_state(self) -> dict[str, Any]:
         """Return the histories of fakes."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,14 +85,16 @@ def _start(out: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def _wait_for(pattern: str, out: Path, process: subprocess.Popen[bytes]) -> Path:
+    _wait_until(lambda: any(out.glob(pattern)), process)
+    return min(out.glob(pattern))
+
+
+def _wait_until(come: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        found = sorted(out.glob(pattern))
-        if found:
-            return found[0]
-        assert process.poll() is None, f"ended with {process.returncode} before {pattern} was there"
+    while not come():
+        assert process.poll() is None, f"ended with {process.returncode} too early"
+        assert time.monotonic() < deadline, "waited for two minutes"
         time.sleep(0.05)
-    raise AssertionError(f"{pattern} did not appear")
 
 
 def test_a_run_killed_while_training_continues_without_repeating_finished_work(tmp_path: Path) -> None:
@@ -117,12 +120,24 @@ def test_a_run_killed_while_training_continues_without_repeating_finished_work(t
 
 
 def test_a_training_that_outlives_its_run_is_taken_over(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out, screen = tmp_path / "out", tmp_path / "screen.txt"
     process = _start(out)
     log = _wait_for("training/*/train.log", out, process)
     process.kill()  # only the run; its training process goes on
     process.wait()
-    done = run_cli("train", "--catalog", str(TOY), "--out", str(out))
-    assert done.returncode == 0, done.stderr[-3000:]
+    os.killpg(process.pid, signal.SIGSTOP)  # but not to its end before the next run begins
+    try:
+        with screen.open("w") as file:
+            again = subprocess.Popen(
+                [*CLI, "train", "--catalog", str(TOY), "--out", str(out)],
+                cwd=ROOT,
+                env={**os.environ, **QUIET},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        _wait_until(lambda: "running in another process; waiting for it" in screen.read_text(), again)
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
+    assert again.wait(240) == 0, screen.read_text()[-3000:]
     assert log.read_text().count("Seed set to") == 1
-    assert "running in another process; waiting for it" in done.stderr
+    assert (out / "models" / "current.json").is_file()

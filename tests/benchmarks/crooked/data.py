@@ -18,7 +18,7 @@ from rsgeo_gan.chain import Job, prepare, run_stage
 from rsgeo_gan.datamodules import PairDataModule
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.grid import box_from_dict
-from rsgeo_gan.manifest import Manifest, asset_path
+from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from rsgeo_gan.sample import make
 
 MARGIN_PX = 12
@@ -142,8 +142,9 @@ class CrookedPairs(PairDataModule):
     """Patches whose target is displaced by a constant per tile.
 
     Args:
-        level_px: Length of the displacements, pixels. Directions are spread evenly over the circle, so that the
-            displacements of all tiles sum to zero; each is rounded to whole pixels, so nothing is resampled.
+        level_px: Length of the displacements, pixels. Directions are spread evenly over the circle, and those of a
+            place's dates are opposite, so that displacements sum to zero at every place: what drifts has drifted by
+            itself. Each is rounded to whole pixels, so nothing is resampled.
         smooth: Displace by a smooth field of that RMS length instead, resampled bilinearly.
         patch_size: Side of a patch that networks see, pixels.
         **others: Of `PairDataModule`.
@@ -158,9 +159,16 @@ class CrookedPairs(PairDataModule):
     def setup(self, stage: str) -> None:
         """Draw a displacement for every tile."""
         super().setup(stage)
-        count = len(Manifest.read(Path(self.tiles)).items)
-        order = np.random.default_rng(self.seed).permutation(count)
-        angles = 2 * np.pi * (order + 0.5) / count
+        corners = [tuple(item_box(item).affine)[:6] for item in Manifest.read(Path(self.tiles))]
+        places = list(dict.fromkeys(corners))
+        order = np.random.default_rng(self.seed).permutation(len(places))
+        dates = [corners[:number].count(corner) for number, corner in enumerate(corners)]
+        angles = np.array(
+            [
+                2 * np.pi * (order[places.index(corner)] + 0.5) / len(places) + np.pi * date
+                for corner, date in zip(corners, dates, strict=True)
+            ]
+        )
         moved = self.level_px * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         self.moved_px = torch.from_numpy(moved if self.smooth else np.round(moved)).float()
 

@@ -22,8 +22,8 @@ from rsgeo_gan.losses import (
     RegistrationHead,
     ShiftTolerantL1,
 )
-from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator, UNetGenerator
-from rsgeo_gan.tasks import AdversarialTask, CycleTranslation, PairedTranslation
+from rsgeo_gan.models import PatchDiscriminator, PyramidDiscriminator, PyramidGenerator, UNetGenerator
+from rsgeo_gan.tasks import AdversarialTask, CycleTranslation, PairedTranslation, SinglePairTranslation
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Size:
 
     Attributes:
         width: Channels of the first stage.
-        blocks: Residual blocks of the ResNet generators.
-        depth: Levels of the U-Net.
+        depth: Levels of the generators.
         side_px: Side of the patches.
         batch: Patches in a batch.
         steps: Batches.
@@ -44,7 +43,6 @@ class Size:
     """
 
     width: int = 16
-    blocks: int = 3
     depth: int = 5
     side_px: int = 64
     batch: int = 2
@@ -55,21 +53,21 @@ class Size:
     precision: Any = "bf16-mixed"
 
 
-FULL = Size(64, 9, 8, 256, 8, 40_000, 2e-4, 0.999, "auto", "bf16-mixed")
+FULL = Size(64, 7, 256, 8, 40_000, 2e-4, 0.999, "auto", "bf16-mixed")
 Bands = tuple[int, int]
 
 
 def _cycle(
     make: Callable[[Size], Correspondence | None], cycle: float, pair: float
 ) -> Callable[[Bands, Size], AdversarialTask]:
-    """Build CycleGAN with a correspondence; both generators have the path that keeps brightness, and noise for SAR."""
+    """Build CycleGAN with a correspondence, generators with the path that keeps brightness, and noise for SAR."""
 
     def build(counts: Bands, size: Size) -> AdversarialTask:
         source, target = counts
 
         return CycleTranslation(
-            _resnet(source, target, target, size),
-            _resnet(target, source, 0, size),
+            _generator(source, target, target, size),
+            _generator(target, source, 0, size),
             PatchDiscriminator(target, size.width),
             PatchDiscriminator(source, size.width),
             LeastSquares(),
@@ -82,15 +80,18 @@ def _cycle(
     return build
 
 
-def _resnet(takes: int, gives: int, noise: int, size: Size) -> ResNetGenerator:
-    return ResNetGenerator(takes, gives, size.width, size.blocks, noise_channels=noise, direct_channels=size.width)
+def _generator(takes: int, gives: int, noise: int, size: Size) -> UNetGenerator:
+    return UNetGenerator(
+        takes, gives, width=size.width, depth=size.depth, noise_channels=noise, direct_channels=size.width
+    )
 
 
-def _pix2pix_resnet(counts: Bands, size: Size) -> AdversarialTask:
+def _pix2pix_ours(counts: Bands, size: Size) -> AdversarialTask:
     """Build Pix2Pix with the generator of the others, so that what is left is the difference of the losses."""
     source, target = counts
-    generator = _resnet(source, target, target, size)
-    return PairedTranslation(generator, PatchDiscriminator(source + target, size.width), **_rates(size))
+    generator = _generator(source, target, target, size)
+    discriminator = PatchDiscriminator(source + target, size.width)
+    return PairedTranslation(generator, discriminator, **_rates(size))
 
 
 def _pix2pix(counts: Bands, size: Size) -> AdversarialTask:
@@ -98,20 +99,33 @@ def _pix2pix(counts: Bands, size: Size) -> AdversarialTask:
     return PairedTranslation(generator, PatchDiscriminator(sum(counts), size.width), **_rates(size))
 
 
+def _tuigan(counts: Bands, size: Size) -> AdversarialTask:
+    """Build TuiGAN's pyramid; it is fed the patches that all systems are fed, and does not use their pairing."""
+    source, target = counts
+    rates = {"lr": size.lr, "channels_last": True}
+    return SinglePairTranslation(
+        PyramidGenerator(source, target, width=2 * size.width),
+        PyramidGenerator(target, source, width=2 * size.width),
+        PyramidDiscriminator(target, width=2 * size.width),
+        PyramidDiscriminator(source, width=2 * size.width),
+        **rates,
+    )
+
+
 def _rates(size: Size) -> dict[str, Any]:
     return {"lr": size.lr, "lr_discriminator": 0.3 * size.lr, "ramp_share": 0.05, "channels_last": True}
 
 
 def _both(size: Size) -> Correspondence:
-    return Combined({"pair": PairLoss(decay=size.decay), "pooled": PooledL1(4)}, {"pair": 0.1})
+    return Combined({"pair": PairLoss(decay=size.decay), "pooled": PooledL1(4, overlapping=True)}, {"pair": 0.1})
 
 
 SYSTEMS: dict[str, Callable[[Bands, Size], AdversarialTask]] = {
     "CycleGAN": _cycle(lambda size: None, 10.0, 0.0),
     "Pix2Pix": _pix2pix,
-    "Pix2Pix, ResNet": _pix2pix_resnet,
+    "Pix2Pix, our generator": _pix2pix_ours,
     "pair loss": _cycle(lambda size: PairLoss(decay=size.decay), 5.0, 5.0),
-    "pooled L1": _cycle(lambda size: PooledL1(4), 1.0, 50.0),
+    "pooled L1": _cycle(lambda size: PooledL1(4, overlapping=True), 1.0, 50.0),
     "pair + pooled": _cycle(_both, 1.0, 50.0),
 }
 """What the default run compares."""
@@ -119,6 +133,7 @@ MORE: dict[str, Callable[[Bands, Size], AdversarialTask]] = {
     "pair loss, literal": _cycle(lambda size: PairLoss(antialias=False, grad="through"), 5.0, 5.0),
     "registration head": _cycle(lambda size: RegistrationHead(pool=2), 1.0, 50.0),
     "shift-tolerant L1": _cycle(lambda size: ShiftTolerantL1(4, pool=4), 1.0, 50.0),
+    "TuiGAN": _tuigan,
     "PatchNCE": _cycle(lambda size: PatchNCE(window=1, decay=size.decay), 5.0, 1.0),
 }
 

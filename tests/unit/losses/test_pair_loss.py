@@ -343,6 +343,19 @@ def test_a_generator_without_encoder_is_refused() -> None:
         PairLoss().attach(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
 
 
+def test_overlapping_means_treat_every_pixel_alike() -> None:
+    x = torch.zeros(1, 1, 8, 8)
+    inner = []
+    for row, column in ((3, 3), (3, 4), (4, 4)):
+        fake = x.clone()
+        fake[..., row, column] = 1.0
+        # 16 of the 25 windows of 4 x 4 hold the pixel, each a sixteenth of it.
+        inner.append(float(PooledL1(4, overlapping=True)(x, x, fake, x)["pair"]))
+    assert inner == pytest.approx([16 / 16 / 25] * 3)
+    stripes = (torch.arange(8) % 2).float().expand(1, 1, 8, 8)
+    assert float(PooledL1(4, overlapping=True)(stripes, x, stripes.flip(-1), x)["pair"]) == pytest.approx(0, abs=1e-7)
+
+
 def test_pooled_l1_equals_the_difference_of_cell_means() -> None:
     x = torch.zeros(1, 1, 4, 8)
     fake = x.clone()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rsgeo_gan.losses import PairLoss
 from rsgeo_gan.models import UNetGenerator, collecting
 
 
@@ -95,3 +96,85 @@ def test_a_flat_image_comes_out_without_a_checkerboard() -> None:
     generator = _frozen(4)
     y = generator(torch.full((1, 2, 96, 96), 0.3, dtype=torch.float64))
     assert float(y.amax() - y.amin()) < 1e-9
+
+
+def _full(depth: int = 3) -> UNetGenerator:
+    torch.manual_seed(0)
+    return UNetGenerator(2, 1, width=4, depth=depth, noise_channels=2, direct_channels=3).eval()
+
+
+def test_the_direct_path_tells_how_bright_a_patch_is() -> None:
+    """Normalisation takes the mean of a patch away; a constant more must still show."""
+    torch.manual_seed(0)
+    x = torch.rand(1, 2, 32, 32) * 0.2
+    with torch.no_grad():
+        generator = _full()
+        for layer in (generator.direct.first, generator.direct.second):
+            layer.weight.abs_()
+        moved = (generator(x + 0.5) - generator(x)).abs().mean()
+        generator.direct.merge.weight[:, 4:] = 0
+        without = (generator(x + 0.5) - generator(x)).abs().mean()
+    assert moved > 2 * without
+
+
+def test_garbage_under_the_mask_does_not_reach_the_direct_path() -> None:
+    generator, x = _full(), torch.rand(1, 2, 24, 24)
+    mask = torch.ones(1, 1, 24, 24)
+    mask[..., 5:17, 8:20] = 0
+    assert torch.equal(generator(x, mask), generator(torch.where(mask > 0, x, torch.tensor(torch.nan)), mask))
+
+
+def test_speckle_is_drawn_only_from_noise_that_is_given() -> None:
+    generator, x = _full(), torch.rand(1, 2, 20, 28)
+    still = generator(x)
+    drawn = [generator(x, noise=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(still, generator(x))
+    torch.testing.assert_close(drawn[0], generator.speckled(still, torch.Generator().manual_seed(1)))
+    with pytest.raises(ValueError, match=r"UNetGenerator: expected noise \(1, 2, 20, 28\)"):
+        generator(x, noise=torch.zeros(1, 1, 20, 28))
+
+
+def test_the_encoder_is_the_generators_own_first_two_downs() -> None:
+    generator, x = _full(), torch.rand(2, 2, 32, 32)
+    features = generator.encoder(x, ("down1", "down2"))
+    first = generator.downs[0](x, None)
+    torch.testing.assert_close(features["down1"], first)
+    torch.testing.assert_close(features["down2"], generator.downs[1](first, None))
+    assert {id(p) for p in generator.encoder.parameters()} < {id(p) for p in generator.parameters()}
+    with pytest.raises(ValueError, match="taps out of"):
+        generator.encoder(x, ("down3",))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_a_tap_depends_on_as_many_pixels_as_it_says(antialias: bool) -> None:
+    generator = _frozen(3)
+    encoder = generator.encoder
+    x = torch.randn(1, 2, 4, 64, dtype=torch.float64)
+    for tap in encoder.stages:
+        radius, stride = encoder.tap_radius_px(tap, antialias=antialias), encoder.tap_stride(tap)
+        cell = 32 // stride
+        reach = set()
+        for column in range(64):
+            spoiled = x.clone()
+            spoiled[..., column] += 50.0
+            if not torch.equal(
+                encoder(spoiled, (tap,), antialias=antialias)[tap][..., cell],
+                encoder(x, (tap,), antialias=antialias)[tap][..., cell],
+            ):
+                reach.add(column - 32)
+        assert max(map(abs, reach)) == radius
+
+
+def test_the_pair_loss_compares_features_of_a_unet() -> None:
+    torch.manual_seed(0)
+    forth = UNetGenerator(2, 1, width=4, depth=3)
+    back = UNetGenerator(1, 2, width=4, depth=3)
+    loss = PairLoss()
+    loss.attach(forth, back)
+    source, target = torch.rand(2, 2, 32, 32), torch.rand(2, 1, 32, 32)
+    terms = loss(source, target, back(target), forth(source))
+    terms["pair"].backward()
+    assert all(p.grad is not None for p in back.head.parameters())
+    assert float(loss(source, target, source, target)["pair"]) == 0

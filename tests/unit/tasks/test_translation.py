@@ -16,13 +16,13 @@ from rsgeo_gan.tasks.pictures import picture
 
 def task(source: int = 3, target: int = 2, **more: Any) -> CycleTranslation:
     torch.manual_seed(0)
-    made = CycleTranslation(
-        ResNetGenerator(source, target, width=4, blocks=1),
-        ResNetGenerator(target, source, width=4, blocks=1),
-        PatchDiscriminator(target, width=4, layers=2),
-        PatchDiscriminator(source, width=4, layers=2),
-        **{"correspondence": PairLoss(), **more},
-    )
+    networks = {
+        "generator": ResNetGenerator(source, target, width=4, blocks=1),
+        "generator_back": ResNetGenerator(target, source, width=4, blocks=1),
+        "discriminator": PatchDiscriminator(target, width=4, layers=2),
+        "discriminator_back": PatchDiscriminator(source, width=4, layers=2),
+    }
+    made = CycleTranslation(**{**networks, "correspondence": PairLoss(), **more})
     made._trainer = Mock(num_training_batches=10, max_epochs=10, max_steps=-1)
     return made
 
@@ -244,7 +244,7 @@ def test_pictures_show_red_green_blue_where_names_say_so() -> None:
 def test_a_task_made_in_python_keeps_its_arguments(tmp_path: Path) -> None:
     made = task(weights={"cycle": 7.0})
     assert made.hparams["weights"] == {"cycle": 7.0}
-    assert made.weights == {"adversarial": 1.0, "cycle": 7.0, "pair": 1.0, "identity": 0.0}
+    assert made.weights == {**CycleTranslation.default_weights, "cycle": 7.0}
 
 
 def with_noise() -> CycleTranslation:
@@ -255,13 +255,24 @@ def with_noise() -> CycleTranslation:
     return made
 
 
-def test_only_the_discriminators_see_speckle() -> None:
+def test_only_the_discriminators_and_its_own_term_see_speckle() -> None:
     made = with_noise()
     terms = made.generator_terms(made.prepare(batch()))
     kernel = made.generator.noise.weight
     for name, term in terms.items():
         (gradient,) = torch.autograd.grad(term, kernel, retain_graph=True, allow_unused=True)
-        assert (gradient is not None) == (name == "adversarial"), name
+        assert (gradient is not None) == (name in ("adversarial", "speckle")), name
+
+
+def test_the_speckle_term_moves_the_noise_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    made = task(generator=ResNetGenerator(3, 2, width=4, blocks=1, noise_channels=2))
+    terms = made.generator_terms(made.prepare(batch()))
+    terms["speckle"].backward()
+    moved = {name for name, p in made.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"generator.noise.weight", "generator.noise_skew"}
+    assert "speckle" not in task(weights={"speckle": 0.0}).generator_terms(made.prepare(batch()))
+    assert "speckle" not in task().generator_terms(task().prepare(batch()))
 
 
 def test_speckle_is_drawn_anew_to_learn_and_is_always_the_same_to_score() -> None:

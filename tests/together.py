@@ -1,0 +1,103 @@
+"""A small training that one or two processes do, and what each of them saw; run in a process of its own.
+
+    python -m tests.together FOLDER TILES PROCESSES
+
+Two processes are forked from this one: the process that runs the tests has threads, which do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from rsgeo_gan.datamodules import PairDataModule
+from rsgeo_gan.losses import PooledL1
+from rsgeo_gan.models import PatchDiscriminator, ResNetGenerator
+from rsgeo_gan.tasks import CycleTranslation
+from rsgeo_gan.training.callbacks import ProgressFile
+
+EPOCHS = 2
+PATCHES = 4
+
+
+class Record(Callback):
+    """Keep what this process sees and computes, in a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: list[torch.Tensor] = []
+        self.judged: list[torch.Tensor] = []
+        self.losses: list[float] = []
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen += list(batch["image_target"].clone())
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
+        self.judged += list(batch["image_target"].clone())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["train_g/total"]))
+        if not self.gradients:
+            self.gradients = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        noise = float(torch.rand(()))
+        kept = {key: getattr(self, key) for key in ("seen", "judged", "losses", "gradients")}
+        torch.save({**kept, "metrics": metrics, "noise": noise}, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def run(folder: Path, tiles: Path, processes: int) -> None:
+    """Train with `PATCHES` patches a step; every process leaves `rankN.pt`."""
+    seed_everything(1)
+    task = CycleTranslation(
+        ResNetGenerator(2, 2, width=4, blocks=1),
+        ResNetGenerator(2, 2, width=4, blocks=1),
+        PatchDiscriminator(2, width=4, layers=2),
+        PatchDiscriminator(2, width=4, layers=2),
+        correspondence=PooledL1(),
+        pool_size=0,
+        ramp_share=0.0,
+    )
+    folder.mkdir()
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp_fork_find_unused_parameters_true" if processes > 1 else "auto",
+        callbacks=[
+            ModelCheckpoint(dirpath=folder, monitor=task.monitor, mode="max", save_last=True),
+            ProgressFile(str(folder / "progress.json")),
+            Record(folder),
+        ],
+        logger=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = PairDataModule(
+        str(tiles), patch_size=32, batch_size=PATCHES // processes, length=PATCHES, seed=3, val_length=3
+    )
+    trainer.fit(task, data)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("error")
+    for known in (
+        ".*does not have many workers",
+        ".*LeafSpec.*is deprecated",
+        "Using ModelCheckpoint with manual optimization",
+        "Use `@` matmul",
+        # One thread computes here; the others wait.
+        "This process .* is multi-threaded",
+    ):
+        warnings.filterwarnings("ignore", message=known)
+    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
