@@ -11,6 +11,9 @@ from rsgeo_gan.models.blocks import pad_edges
 
 __all__ = ["SpeckledGenerator"]
 
+_SKEW_GAIN = 10.0
+"""What a step of the skew is worth: speckle of a few looks needs some -0.6, far in steps of the convolutions' size."""
+
 
 class SpeckledGenerator(nn.Module):
     """What generators share that may draw speckle; a subclass calls `make_noise` while it is built.
@@ -50,7 +53,7 @@ class SpeckledGenerator(nn.Module):
             return image
         filtered = self.noise(pad_edges(drawn, 1, 1, 1, 1))
         variance = self.noise.weight.square().sum(dim=(1, 2, 3))[:, None, None].to(filtered.dtype)
-        skewed = self.noise_skew[:, None, None] * (filtered.square() - variance)
+        skewed = _SKEW_GAIN * self.noise_skew[:, None, None] * (filtered.square() - variance)
         return (image + filtered + skewed).clamp(-1, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,7 +145,12 @@ def _best(group: Sequence[Row], score: str) -> str | None:
 
 
 def _spread(values: Sequence[float], decimals: int) -> str:
-    mean = statistics.mean(values)
-    return (
-        f"{mean:.{decimals}f} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else f"{mean:.{decimals}f}"
-    )
+    """Mean ± deviation of what is finite; a drift is not when nothing could be matched."""
+    found = [value for value in values if math.isfinite(value)]
+    if not found:
+        return "not found"
+    lacking = f" ({len(found)} of {len(values)})" if len(found) < len(values) else ""
+    mean = statistics.mean(found)
+    if len(found) == 1:
+        return f"{mean:.{decimals}f}{lacking}"
+    return f"{mean:.{decimals}f} ± {statistics.stdev(found):.{decimals}f}{lacking}"

@@ -10,25 +10,36 @@ from rsgeo_gan.losses import speckle_distance
 
 
 def noisy(deviation: float, seed: int, level: float = 0.0) -> Tensor:
-    return level + deviation * torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(seed))
+    return level + deviation * torch.randn(4, 1, 96, 96, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_distance_is_the_log_of_the_ratio_of_deviations() -> None:
     found = float(speckle_distance(noisy(0.3, 0), noisy(0.2, 1)))
-    assert found == pytest.approx(math.log(1.5), abs=0.04)
+    assert found == pytest.approx(math.log(1.5), abs=0.06)
 
 
 def test_equal_images_are_at_no_distance_and_alignment_and_level_do_not_matter() -> None:
     real = noisy(0.2, 0)
     assert float(speckle_distance(real, real)) == 0
-    assert float(speckle_distance(noisy(0.2, 1, level=0.7), real)) < 0.05
-    assert float(speckle_distance(real.roll((3, 14), dims=(2, 3)), real)) < 0.05
+    assert float(speckle_distance(noisy(0.2, 1, level=0.7), real)) < 0.08
+    assert float(speckle_distance(real.roll((3, 14), dims=(2, 3)), real)) < 0.08
+
+
+def test_skewness_tells_speckle_from_symmetric_noise() -> None:
+    """Log-gamma noise of four looks against normal noise of the same deviation: their skewness differs by 0.55."""
+    torch.manual_seed(0)
+    gamma = torch.distributions.Gamma(4.0, 4.0)
+    real, other = ((gamma.sample((4, 1, 96, 96)) + 1e-6).log() for _ in range(2))
+    normal = torch.randn(4, 1, 96, 96) * real.std()
+    assert float(speckle_distance(other, real)) < 0.08
+    # Within windows, and in those that happen to vary less, some of it is lost.
+    assert 0.25 < float(speckle_distance(normal, real)) < 0.55
 
 
 def test_edges_and_texture_in_the_more_varied_half_do_not_count() -> None:
     real, fake = noisy(0.2, 0), noisy(0.2, 1)
-    fake[..., :20] += torch.randn(2, 1, 64, 20, generator=torch.Generator().manual_seed(2))
-    assert float(speckle_distance(fake, real)) < 0.25
+    fake[..., :20] += torch.randn(4, 1, 96, 20, generator=torch.Generator().manual_seed(2))
+    assert float(speckle_distance(fake, real)) < 0.3
 
 
 def test_too_strong_noise_is_pushed_down_and_too_weak_noise_up() -> None:
@@ -41,7 +52,7 @@ def test_too_strong_noise_is_pushed_down_and_too_weak_noise_up() -> None:
 
 def test_what_is_invalid_on_either_side_changes_nothing() -> None:
     real, fake = noisy(0.2, 0), noisy(0.3, 1)
-    mask = torch.ones(2, 1, 64, 64)
+    mask = torch.ones(4, 1, 96, 96)
     mask[..., 10:30, 40:] = 0
     spoiled = [torch.where(mask > 0, image, torch.tensor(torch.nan)) for image in (fake, real)]
     clean = [torch.where(mask > 0, image, torch.tensor(9.0)) for image in (fake, real)]
