@@ -69,7 +69,7 @@ def _process(command: list[str], env: dict[str, str], cwd: Path, log: Path) -> I
                     continue
 
 
-def _until(true: Callable[[], Any], what: str, log: Path, timeout_s: float = 150) -> Any:
+def _until(true: Callable[[], Any], what: str, log: Path, timeout_s: float = 240) -> Any:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = true()

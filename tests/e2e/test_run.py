@@ -90,10 +90,10 @@ def _wait_for(pattern: str, out: Path, process: subprocess.Popen[bytes]) -> Path
 
 
 def _wait_until(come: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not come():
         assert process.poll() is None, f"ended with {process.returncode} too early"
-        assert time.monotonic() < deadline, "waited for two minutes"
+        assert time.monotonic() < deadline, "waited for four minutes"
         time.sleep(0.05)
 
 

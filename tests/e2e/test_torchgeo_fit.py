@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rsgeo_gan.models import ResNetGenerator
+from rsgeo_gan.models import UNetGenerator
 from rsgeo_gan.sensors import Scaler
 from rsgeo_gan.tasks import CycleTranslation
 from tests.synth import ramp, speckled, write_tiles
@@ -24,8 +24,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "rsgeo_gan" / "recipes"
 
 def torchgeo_fit(folder: Path, tiles: Path) -> subprocess.CompletedProcess[str]:
     networks = {
-        "generator": {"in_channels": 3, "out_channels": 1, "width": 4, "blocks": 1},
-        "generator_back": {"in_channels": 1, "out_channels": 3, "width": 4, "blocks": 1},
+        "generator": {"in_channels": 3, "out_channels": 1, "width": 4, "depth": 2},
+        "generator_back": {"in_channels": 1, "out_channels": 3, "width": 4, "depth": 2},
         "discriminator": {"in_channels": 1, "width": 4, "layers": 2},
         "discriminator_back": {"in_channels": 3, "width": 4, "layers": 2},
     }
@@ -72,7 +72,7 @@ def test_the_checkpoint_holds_plain_types_and_the_facts_of_the_data(run: Path) -
     assert Scaler.from_dict(stored["facts"]["source"]).bands == ("B02", "B03", "B04")
     assert Scaler.from_dict(stored["facts"]["target"]).unit == "dB"
     assert stored["facts"]["gsd"] == 10.0
-    assert content["hyper_parameters"]["generator"]["class_path"] == "rsgeo_gan.models.ResNetGenerator"
+    assert content["hyper_parameters"]["generator"]["class_path"] == "rsgeo_gan.models.UNetGenerator"
 
 
 # Lightning 2.6 calls a deprecated name of jsonargparse 4.
@@ -80,7 +80,7 @@ def test_the_checkpoint_holds_plain_types_and_the_facts_of_the_data(run: Path) -
 def test_the_checkpoint_rebuilds_itself_without_running_code(run: Path) -> None:
     path = next(run.rglob("last.ckpt"))
     task = CycleTranslation.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    assert isinstance(task.generator, ResNetGenerator)
+    assert isinstance(task.generator, UNetGenerator)
     assert task.weights["cycle"] == 1.0
     averaged = torch.load(path, weights_only=True)["state_dict"]
     assert all(torch.equal(value, averaged[key]) for key, value in task.state_dict().items())
