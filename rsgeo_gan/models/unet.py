@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ class _Fine(nn.Module):
         self.merge = nn.Conv2d(width + channels, width, 1)
         for layer in (self.first, self.second, self.merge):
             nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, features: Tensor, image: Tensor) -> Tensor:
         for layer in (self.first, self.second):

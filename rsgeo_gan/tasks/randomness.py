@@ -93,7 +93,8 @@ class Stream:
 
 
 def _torch_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if used else []
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
 

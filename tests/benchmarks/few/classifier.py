@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STEPS, BATCH = 300, 32
+BATCH = 32
 
 
-def fitted(sets: Sequence[tuple[Tensor, Tensor]], classes: int, seed: int, steps: int = STEPS) -> nn.Module:
+def fitted(sets: Sequence[tuple[Tensor, Tensor]], classes: int, seed: int, steps: int) -> nn.Module:
     """Train a classifier on sets of images and labels, of which every batch holds equal shares, and all classes alike.
 
     Args:

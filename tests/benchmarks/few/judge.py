@@ -34,10 +34,12 @@ class Judge:
     Args:
         data: Chips. Features are standardised on all training chips of all classes.
         dims: Length of the description of a chip.
+        steps: Batches of a classifier.
     """
 
-    def __init__(self, data: Data, dims: int = 16) -> None:
+    def __init__(self, data: Data, dims: int = 16, steps: int = 300) -> None:
         self.data = data
+        self.steps = steps
         every = data.chips()["train"].images
         self.backend = RandomConv(every.shape[1], min(dims, len(every) // 4)).fit([every])
         self._chips: dict[tuple[int, int, int], dict[str, Chips]] = {}
@@ -118,13 +120,17 @@ class Judge:
         codes = torch.stack([train.codes[train.labels == k][0] for k in range(count)]).repeat_interleave(ADDED, dim=0)
         added = images(task, codes, first=_DRAWN), torch.arange(count).repeat_interleave(ADDED)
         few = train.images, train.labels
+
+        def accuracy(*sets: tuple[Tensor, Tensor]) -> float:
+            return balanced_accuracy(fitted(sets, count, cell.seed, self.steps), test.images, test.labels)
+
         key = (cell.classes, cell.per_class, cell.seed)
         if key not in self._real:
-            self._real[key] = balanced_accuracy(fitted([few], count, cell.seed), test.images, test.labels)
+            self._real[key] = accuracy(few)
         return {
             "accuracy_real": self._real[key],
-            "accuracy_both": balanced_accuracy(fitted([few, added], count, cell.seed), test.images, test.labels),
-            "accuracy_made": balanced_accuracy(fitted([added], count, cell.seed), test.images, test.labels),
+            "accuracy_both": accuracy(few, added),
+            "accuracy_made": accuracy(added),
         }
 
 
