@@ -32,6 +32,7 @@ __all__ = [
     "Manifest",
     "asset_path",
     "check_share",
+    "check_writable",
     "displacement_of",
     "item_box",
     "make_item",
@@ -93,6 +94,19 @@ def write_text(path: Path, text: str) -> Path:
     finally:
         staged.unlink(missing_ok=True)
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder where there is none, and see whether files can be made in it.
+
+    Raises:
+        ProductError: If not.
+    """
+    probe = write_text(folder / ".writable", "")
+    try:
+        probe.unlink()
+    except OSError as error:
+        raise ProductError(_cannot_write(folder, error)) from error
 
 
 def _cannot_write(path: Path, error: OSError) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rsgeo_gan.catalog import Training
-from rsgeo_gan.errors import CatalogError, ProductError
-from rsgeo_gan.manifest import Manifest, write_json, write_text
+from rsgeo_gan.errors import CatalogError
+from rsgeo_gan.manifest import Manifest, check_writable, write_json
 from rsgeo_gan.progress import Progress, silent
-from rsgeo_gan.training import MODES, Mode
+from rsgeo_gan.training import MODES, Mode, find_recipe
 
 __all__ = [
     "Outcome",
@@ -137,18 +137,16 @@ class Plan[C: _Trained](ABC):
 
 
 def prepare[C: _Trained](job: Plan[C]) -> C:
-    """Check catalogue and output folder before anything is done.
+    """Check catalogue, recipe and output folder before anything is done.
 
     Raises:
-        CatalogError: If the catalogue is wrong.
+        CatalogError: If the catalogue is wrong, or there is no such recipe.
         ProductError: If the output folder cannot be written.
     """
     catalog = job.load()
-    probe = write_text(job.root / ".writable", "")
-    try:
-        probe.unlink()
-    except OSError as error:
-        raise ProductError(f"Cannot write {job.root}: {error.strerror}.") from error
+    if job.train != "never":
+        find_recipe(catalog.training.recipe)
+    check_writable(job.root)
     return catalog
 
 

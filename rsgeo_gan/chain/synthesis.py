@@ -87,8 +87,8 @@ def _checkpoint(job: SynthesisJob) -> Path:
     pin = read_pin(job.root / "models")
     if pin is None:
         raise ProductError(
-            f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan synthesize --catalog …` without "
-            "naming stages, or name a checkpoint (--checkpoint)."
+            f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan synthesize --catalog {job.catalog}`, "
+            "which trains one, or give a checkpoint instead of the catalogue."
         )
     return pin.path
 

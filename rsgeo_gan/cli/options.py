@@ -44,7 +44,7 @@ DirectionOption = Annotated[
 RecipeOption = Annotated[str, typer.Option("--recipe", help="Recipe name or YAML; default: the catalogue's own.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a catalogue entry, e.g. pairing.max_gap_days=5."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a catalogue entry, e.g. limits.max_failed_share=0.2."),
 ]
 
 

@@ -25,7 +25,7 @@ from rsgeo_gan.errors import RSGeoGANError, SourceError
 from rsgeo_gan.grid import is_local
 from rsgeo_gan.ingest.checks import check_sensor, sample
 from rsgeo_gan.labelled import LABEL
-from rsgeo_gan.manifest import Manifest, asset_path, item_box, make_item
+from rsgeo_gan.manifest import Manifest, asset_path, item_box, make_item, safe_name
 from rsgeo_gan.sensors import Sensor, get_sensor
 from rsgeo_gan.splits import RANKS, Split
 from rsgeo_gan.tiling import Side, side_of
@@ -235,10 +235,10 @@ def _listed(images: FolderImages) -> dict[str, Split]:
             continue
         path = images.splits[split]
         try:
-            lines = path.read_text(encoding="utf-8").split()
+            lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise SourceError(f"The list of the split {split} cannot be read from {path}: {error.strerror}.") from error
-        for line in lines:
+        for line in filter(None, map(str.strip, lines)):
             name = Path(line).stem
             if found.setdefault(name, split) != split:
                 raise SourceError(f"{path}: {name} is in the split {found[name]} as well; expected one split each.")
@@ -341,6 +341,7 @@ def of_scenes(images: SceneImages) -> Iterator[Picture | Broken]:
         )
     for item in scenes:
         try:
+            safe_name(item.id)
             side = side_of(item)
             info = raster.inspect(side.path)
             yield Picture(side, info.dtype, info.nodata)

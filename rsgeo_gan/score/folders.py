@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from rsgeo_gan.errors import CatalogError, SourceError
+from rsgeo_gan.manifest import check_writable
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.report.drawing import save
 from rsgeo_gan.score.images import Folder, ImageSet, look, short_names, tiles_of
 from rsgeo_gan.score.judging import JUDGES, Scores, compare, model_domain
-from rsgeo_gan.score.networks import make_backend
+from rsgeo_gan.score.networks import check_backend, make_backend
 from rsgeo_gan.score.picture import picture
 from rsgeo_gan.score.tables import write_tables
 from rsgeo_gan.sensors import Scaler
@@ -95,6 +96,7 @@ def score_folders(
         raise CatalogError("There is nothing to judge: expected at least one folder beside the real one, got none.")
     if judge not in JUDGES:
         raise CatalogError(f"There is no judge {judge!r}; expected one of {', '.join(JUDGES)}.")
+    check_backend(backend, weights)
     paths = [Path(real), *map(Path, fakes)]
     folders = [
         look(
@@ -129,6 +131,7 @@ def score_folders(
     _same_range(sets, notes)
     images, mask = model_domain(sets[0], scaler)
     network = make_backend(backend, weights, scaler, images, mask)
+    check_writable(Path(out))
     scores = compare(
         sets,
         scaler,

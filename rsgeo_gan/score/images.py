@@ -148,6 +148,11 @@ def look(
     steps: tuple[float, ...] = ()
     for file, label in listed:
         with raster.opened(file) as dataset:
+            if not dataset.count:
+                raise SourceError(
+                    f"{file} holds no bands of its own, only {len(dataset.subdatasets)} subdatasets: expected a raster."
+                    " Write the variable to be judged as a GeoTIFF (gdal_translate)."
+                )
             chosen = _chosen(dataset, bands)
             if any("complex" in dataset.dtypes[i - 1] or "cint" in dataset.dtypes[i - 1] for i in chosen):
                 raise SourceError(
@@ -354,8 +359,9 @@ def _analysis(
     sensor = folder.sensor
     values = raw.astype(np.float32)
     if _converts(dataset, sensor) and sensor is not None:
-        if sensor.nodata is not None and not math.isnan(sensor.nodata):
-            valid = valid & (raw != sensor.nodata).all(axis=0)
+        if dataset.nodata is None and sensor.nodata is not None and not math.isnan(sensor.nodata):
+            # Of a file that declares nothing, one dark band is not taken for a missing pixel.
+            valid = valid & (raw != sensor.nodata).any(axis=0)
         values[:, ~valid] = np.nan
         sensor.check_units(values, str(file.path))
         if sensor.modality == "sar":

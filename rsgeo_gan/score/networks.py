@@ -11,13 +11,28 @@ from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError
 from rsgeo_gan.metrics import FeatureBackend, InceptionBackend, RandomConv, ResNetBackend
 from rsgeo_gan.sensors import Scaler
 
-__all__ = ["BACKENDS", "make_backend"]
+__all__ = ["BACKENDS", "check_backend", "make_backend"]
 
 BACKENDS = ("random-conv", "inception", "resnet")
 
 _DIMS = 16
 _SAR_MEAN, _SAR_STD = (-12.59, -20.26), (5.26, 5.91)
 """dB of VV and VH that torchgeo's Sentinel-1 weights were trained with."""
+
+
+def check_backend(name: str, weights: Path | None) -> None:
+    """See whether a feature network can be named so, before any image is read.
+
+    Raises:
+        CatalogError: If the name is unknown, or weights are missing or not wanted.
+    """
+    if name not in BACKENDS:
+        raise CatalogError(f"There is no feature backend {name!r}; expected one of {', '.join(BACKENDS)}.")
+    if (weights is None) != (name == "random-conv"):
+        raise CatalogError(
+            f"Backend {name}: expected {'no file of weights' if name == 'random-conv' else 'a local file of weights'}, "
+            f"got {weights or 'none'}. Weights are never downloaded; random-conv needs none."
+        )
 
 
 def make_backend(name: str, weights: Path | None, scaler: Scaler, real: Tensor, mask: Tensor) -> FeatureBackend:
@@ -38,13 +53,7 @@ def make_backend(name: str, weights: Path | None, scaler: Scaler, real: Tensor, 
         CheckpointError: If the weights do not fit.
         SourceError: If there are too few real images to fit random features to.
     """
-    if name not in BACKENDS:
-        raise CatalogError(f"There is no feature backend {name!r}; expected one of {', '.join(BACKENDS)}.")
-    if (weights is None) != (name == "random-conv"):
-        raise CatalogError(
-            f"Backend {name}: expected {'no file of weights' if name == 'random-conv' else 'a local file of weights'}, "
-            f"got {weights or 'none'}. Weights are never downloaded; random-conv needs none."
-        )
+    check_backend(name, weights)
     if weights is None:
         backend = RandomConv(real.shape[1], dims=max(1, min(_DIMS, (len(real) - 1) // 4)))
         try:

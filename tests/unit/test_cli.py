@@ -265,6 +265,7 @@ def test_synthesize_walks_through_its_stages_and_puts_choices_into_the_catalogue
         (["nix.ckpt"], "nix.ckpt: no such checkpoint"),
         (["nix.ckpt", "--set", "products.amount=3"], "key `products.amount`: expected one of"),
         (["--catalog", "sample"], "Run it with `rsgeo-gan run`"),
+        (["--catalog", "synthesis", "--recipe", "nix"], "Recipe 'nix' not found"),
         (
             ["--catalog", "synthesis", "--set", "collect.images.kind=web"],
             "expected one of folder, scenes, sample, tiles",

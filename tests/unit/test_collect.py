@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rsgeo_gan import raster
 from rsgeo_gan.collect import CollectSpec, collect
 from rsgeo_gan.collect.covers import majority
 from rsgeo_gan.errors import FailedShareError, SourceError
-from rsgeo_gan.manifest import Manifest, item_box
+from rsgeo_gan.manifest import Manifest, item_box, make_item
 from tests.synth import write_tiles
 
 S2 = {"name": "toy", "modality": "optical", "unit": "dn", "bands": ["red", "nir"], "scale": 1e-4}
@@ -171,11 +172,13 @@ def test_images_at_no_known_place_are_held_out_class_by_class(tmp_path: Path) ->
 def test_stated_splits_are_kept(tmp_path: Path) -> None:
     for number in range(4):
         picture(tmp_path / "in" / f"p{number}.png", number)
-    (tmp_path / "train.txt").write_text("p0.jpg\np2.jpg\n")
+    picture(tmp_path / "in" / "with a space.png", 4)
+    (tmp_path / "train.txt").write_text("p0.jpg\n\n p2.jpg \nwith a space.png\n")
     (tmp_path / "test.txt").write_text("p1.jpg\n")
     lists = {"train": tmp_path / "train.txt", "test": tmp_path / "test.txt"}
     found = collect(spec(folder(tmp_path / "in", gsd_m=1, splits=lists)), tmp_path / "tiles")
-    assert {item.id: item.properties["rsgeo:split"] for item in found} == {"p0": "train", "p1": "test", "p2": "train"}
+    splits = {item.id: item.properties["rsgeo:split"] for item in found}
+    assert splits == {"p0": "train", "p1": "test", "p2": "train", "with_a_space": "train"}
     assert [(entry.id, entry.code) for entry in found.dropped] == [("p3", "no split")]
     (tmp_path / "test.txt").write_text("p0\n")
     with pytest.raises(SourceError, match="p0 is in the split train as well"):
@@ -274,6 +277,18 @@ def test_bad_collections_are_explained(tmp_path: Path) -> None:
     (tmp_path / "in" / "c.tif").write_bytes((tmp_path / "in" / "a.tif").read_bytes()[:300])
     mixed = collect(spec(folder(tmp_path / "in", sensor=S2, glob="[ac].tif")), out)
     assert [(entry.id, entry.code) for entry in mixed.dropped] == [("c", "unreadable")]
+
+
+def test_a_scene_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    scene(tmp_path / "s" / "a.tif", 16)
+    facts = {"rsgeo:sensor": S2, "rsgeo:bands": ["red", "nir"], "rsgeo:band_indexes": [1, 2]}
+    when = datetime(2024, 5, 1, tzinfo=UTC)
+    item = make_item("a", box(16), when=when, properties=facts, assets={"data": tmp_path / "s" / "a.tif"})
+    item.id = "../../out"
+    Manifest(tmp_path / "scenes" / "scenes.json", [item]).save()
+    with pytest.raises(SourceError, match="cannot be a file name"):
+        collect(spec({"kind": "scenes", "path": tmp_path / "scenes"}), tmp_path / "deep" / "er" / "tiles")
+    assert not (tmp_path / "deep" / "out").exists()
 
 
 @pytest.mark.parametrize(

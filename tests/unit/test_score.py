@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from rsgeo_gan import cli
-from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError
+from rsgeo_gan.errors import CatalogError, CheckpointError, ProductError, SourceError
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.progress import silent
 from rsgeo_gan.score import score_folders
@@ -207,6 +207,16 @@ def test_values_become_analysis_units(tmp_path: Path) -> None:
         _tiles(_put(tmp_path / "wrong" / "a.tif", decibel), sensor="sentinel1-rtc")
 
 
+@pytest.mark.parametrize(("declared", "kept"), [(None, 14 / 16), (0, 11 / 16 * 14 / 16)])
+def test_a_dark_band_is_missing_only_where_the_file_says_so(declared: int | None, kept: float, tmp_path: Path) -> None:
+    values = np.full((13, SIDE, SIDE), 1000, np.uint16)
+    values[10, :5] = 0
+    values[:, :, :2] = 0
+    _put(tmp_path / "chip.tif", values, nodata=declared)
+    found = _tiles(tmp_path, sensor="sentinel2-l1c")
+    assert np.isfinite(found.images[0]).all(axis=0).mean() == pytest.approx(kept)
+
+
 def test_an_alpha_band_is_a_mask_and_colours_are_named(tmp_path: Path) -> None:
     rgba = np.full((4, SIDE, SIDE), 100, np.uint8)
     rgba[3, 0, :] = 0
@@ -310,6 +320,20 @@ def test_what_cannot_be_judged_is_refused_in_words(
     with pytest.raises(error, match=told):
         score_folders(**_bad(name, tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_judged(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("rsgeo_gan.score.folders.compare")
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ProductError, match=r"Cannot write .*taken"):
+        score_folders(folders / "real", [folders / "twin"], tmp_path / "taken", **QUICK)
+
+
+def test_a_file_of_subdatasets_alone_is_no_image(shared_data: Path) -> None:
+    with pytest.raises(SourceError, match=r"\.nc holds no bands of its own, only \d+ subdatasets"):
+        look(shared_data / "s1s2-timeseries-netcdf")
 
 
 @pytest.mark.usefixtures("undrawn")
