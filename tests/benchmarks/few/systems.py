@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from few.data import Data
+from few.data import Split
 from rsgeo_gan.augment import AdaptiveAugmentation
 from rsgeo_gan.losses import NonSaturating, Relativistic
 from rsgeo_gan.models import DCGANDiscriminator, DCGANGenerator, StyleDiscriminator, StyleGenerator
@@ -76,19 +77,22 @@ class Cell:
     seed: int
 
 
-def train(cell: Cell, data: Data, size: Size) -> tuple[ImageSynthesis, float]:
-    """Train one system from scratch.
+def train(cell: Cell, split: Split, size: Size) -> tuple[ImageSynthesis, float]:
+    """Train one system from scratch; every class is drawn equally often.
 
     Returns:
         The task with its averaged weights, in evaluation mode, and the processor seconds it took.
     """
     seed_everything(cell.seed, verbose=False)
-    length = size.steps * size.batch // 10
-    module = data.module(cell.classes, cell.per_class, cell.seed, batch_size=size.batch, length=length)
-    module.prepare_data()
-    module.setup("fit")
-    bands, codes = len(module.facts["image"]["bands"]), module.conditions.width
-    task = _task(cell, bands, codes, size)
+    chips = split.train
+    task = _task(cell, chips.images.shape[1], chips.codes.shape[1], size)
+    task.facts = dict(split.facts)
+    samples = [
+        {"image": image, "mask_valid": torch.ones_like(image[:1]), "condition": code, "tile": torch.tensor(k)}
+        for k, (image, code) in enumerate(zip(chips.images, chips.codes, strict=True))
+    ]
+    drawn = WeightedRandomSampler(chips.evenly.tolist(), size.steps * size.batch // 10)
+    loader = DataLoader(samples, batch_size=size.batch, sampler=drawn, drop_last=True)  # type: ignore[arg-type]
     # Networks of all settings are made alike; noise and batches are to be the same, too.
     torch.manual_seed(cell.seed)
     trainer = Trainer(
@@ -99,12 +103,10 @@ def train(cell: Cell, data: Data, size: Size) -> tuple[ImageSynthesis, float]:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
         callbacks=[EMAWeightAveraging(decay=size.decay, use_buffers=True)],
     )
     start = time.process_time()
-    trainer.fit(task, datamodule=module)
+    trainer.fit(task, loader)
     return task.cpu().eval(), time.process_time() - start
 
 
