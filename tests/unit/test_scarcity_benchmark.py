@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from few.classifier import balanced_accuracy, fitted
 from few.data import Chips, Data, collected
-from few.judge import Judge, plane
+from few.judge import Judge, cosines, plane
 from few.systems import ARCHITECTURES, Cell, Size, train
 from few.tables import UNRESOLVED, difference, summary
 
@@ -91,6 +91,9 @@ def test_directions_on_a_circle_keep_their_radius_whatever_their_length() -> Non
     circle[:, 2], circle[:, 5] = angles.cos(), angles.sin()
     assert torch.allclose(plane(circle * torch.arange(1, 13)[:, None]).norm(dim=1), torch.ones(12), atol=1e-5)
     assert plane(torch.ones(5, 7)).abs().max() < 1e-5
+    # Equal steps round a circle: the cosines of one direction to all the others sum to -1.
+    assert cosines(circle).sum() == pytest.approx(-6, abs=1e-4)
+    assert cosines(circle).min() == pytest.approx(-1, abs=1e-5)
 
 
 def test_accuracy_counts_classes_alike_and_a_classifier_learns_brightness() -> None:

@@ -121,7 +121,7 @@ def collected(out: Path, spec: dict[str, Any], side_px: int) -> Data:
     """Cut the chips where they are not there yet, and choose the classes that have enough on both sides."""
     path = out / f"{out.name}.json"
     if not path.is_file():
-        wanted = spec | {"tile_px": side_px, "val_share": 0.0, "test_share": 0.4}
+        wanted = spec | {"tile_px": side_px, "min_valid": 1.0, "val_share": 0.0, "test_share": 0.4}
         collect(CollectSpec.model_validate(wanted), out)
     counts: dict[str, dict[str, int]] = {}
     for item in Manifest.read(path):
@@ -135,6 +135,5 @@ def collected(out: Path, spec: dict[str, Any], side_px: int) -> Data:
 
 def _read(tiles: ImageTileDataset) -> Chips:
     found = [tiles[index] for index in range(len(tiles))]
-    whole = [one for one in found if bool(one["mask_valid"].all())]
-    images, labels, codes = (torch.stack([one[key] for one in whole]) for key in ("image", "label", "condition"))
+    images, labels, codes = (torch.stack([one[key] for one in found]) for key in ("image", "label", "condition"))
     return Chips(images, labels, codes)

@@ -158,7 +158,18 @@ def plane(features: Tensor) -> Tensor:
     Returns:
         Shape (N, 2), in units of the sphere's radius.
     """
-    x = features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(1e-8)
+    x = _direction(features)
     x = x - x.mean(dim=0)
     u, s, _ = torch.linalg.svd(x, full_matrices=False)
     return u[:, :2] * s[:2]
+
+
+def cosines(features: Tensor) -> Tensor:
+    """Return the cosine of every pair of features (N, D), shape (N (N - 1) / 2,): what two dimensions cannot show."""
+    x = _direction(features)
+    i, j = torch.triu_indices(len(x), len(x), 1)
+    return (x @ x.T)[i, j]
+
+
+def _direction(features: Tensor) -> Tensor:
+    return features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(1e-8)
