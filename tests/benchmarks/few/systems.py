@@ -33,7 +33,7 @@ class Size:
     """How large networks and trainings are.
 
     Attributes:
-        width: Channels at the finest resolution.
+        width: Channels at the finest resolution of the pair with styles; the other has twice as many.
         max_width: Most channels.
         latent: Length of a latent.
         side_px: Side of the chips.
@@ -131,6 +131,8 @@ def _task(cell: Cell, bands: int, codes: int, size: Size) -> ImageSynthesis:
             lr=2.5e-3,
             decay_share=0.25,
         )
+    # Cheaper layers than those of the other pair, so twice as many; at higher rates it repeats one image of a class.
+    common["width"] = 2 * size.width
     return ImageSynthesis(
         DCGANGenerator(bands, latent_dim=size.latent, norm="batch", **common),
         DCGANDiscriminator(bands, **common),
@@ -138,6 +140,6 @@ def _task(cell: Cell, bands: int, codes: int, size: Size) -> ImageSynthesis:
         augmentation,
         weights={"r1": 0.1, "r2": 0.1, **added},
         penalty_every=4,
-        lr=1e-3,
+        lr=5e-4,
         decay_share=0.25,
     )
