@@ -14,6 +14,7 @@ from few.tables import SETTINGS, Row
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 COLOURS = {"off": "#999999", "both": "#d55e00", "UR only": "#0072b2", "ER only": "#009e73"}
@@ -82,7 +83,7 @@ def _spheres(kept: dict[str, dict[str, Any]], path: Path) -> None:
     )
     for (axis, below), (setting, content) in zip(axes.T, kept.items(), strict=True):
         x, labels = content["sphere"], content["labels"]
-        axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="#bbbbbb", lw=0.8))
+        axis.add_patch(Circle((0, 0), 1, fill=False, color="#bbbbbb", lw=0.8))
         axis.scatter(x[:, 0], x[:, 1], c=labels, cmap="tab10", vmin=0, vmax=9, s=5, alpha=0.7, linewidths=0)
         axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=(), yticks=())
         axis.set_title(f"{setting}: G2 {content['potential']:.3f}", fontsize=9)

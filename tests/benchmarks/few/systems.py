@@ -92,7 +92,7 @@ def train(cell: Cell, split: Split, size: Size) -> tuple[ImageSynthesis, float]:
         for k, (image, code) in enumerate(zip(chips.images, chips.codes, strict=True))
     ]
     drawn = WeightedRandomSampler(chips.evenly.tolist(), size.steps * size.batch // 10)
-    loader = DataLoader(samples, batch_size=size.batch, sampler=drawn, drop_last=True)  # type: ignore[arg-type]
+    loader: Any = DataLoader(samples, batch_size=size.batch, sampler=drawn, drop_last=True)  # type: ignore[arg-type]
     # Networks of all settings are made alike; noise and batches are to be the same, too.
     torch.manual_seed(cell.seed)
     trainer = Trainer(
