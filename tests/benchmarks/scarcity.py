@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> None:
         if time.monotonic() > deadline:
             sys.stderr.write("stopped by --minutes; run again to go on\n")
             return
-        task, seconds = train(cell, data, size)
+        task, seconds = train(cell, judge.split(cell), size)
         start = time.process_time()
         scores, shown = judge(task, cell)
         row = wanted | scores | {"seconds": round(seconds), "judged_seconds": round(time.process_time() - start)}

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
+
+from few.data import Chips
 
 BATCH = 32
 
 
-def fitted(sets: Sequence[tuple[Tensor, Tensor]], classes: int, seed: int, steps: int) -> nn.Module:
+def fitted(sets: Sequence[Chips], classes: int, seed: int, steps: int) -> nn.Module:
     """Train a classifier on sets of images and labels, of which every batch holds equal shares, and all classes alike.
 
     Args:
-        sets: Images (N, C, H, W) and labels (N,) of each set.
+        sets: Chips, real or generated.
         classes: Number of classes.
         seed: Of weights and batches.
         steps: Batches, the same however many chips there are.
@@ -23,14 +25,14 @@ def fitted(sets: Sequence[tuple[Tensor, Tensor]], classes: int, seed: int, steps
     draw = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = _network(sets[0][0].shape[1], classes)
+        network = _network(sets[0].images.shape[1], classes)
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    weights = [_alike(labels) for _, labels in sets]
+    share = BATCH // len(sets)
     for _ in range(steps):
-        rows = [torch.multinomial(w, BATCH // len(sets), replacement=True, generator=draw) for w in weights]
-        x = torch.cat([images[row] for (images, _), row in zip(sets, rows, strict=True)])
-        y = torch.cat([labels[row] for (_, labels), row in zip(sets, rows, strict=True)])
+        rows = [torch.multinomial(chips.evenly, share, replacement=True, generator=draw) for chips in sets]
+        x = torch.cat([chips.images[row] for chips, row in zip(sets, rows, strict=True)])
+        y = torch.cat([chips.labels[row] for chips, row in zip(sets, rows, strict=True)])
         turns, mirrored = torch.randint(4, (), generator=draw), torch.randint(2, (), generator=draw)
         x = torch.rot90(x, int(turns), (2, 3))
         loss = F.cross_entropy(network(x.flip(3) if mirrored else x), y)
@@ -42,19 +44,14 @@ def fitted(sets: Sequence[tuple[Tensor, Tensor]], classes: int, seed: int, steps
 
 
 @torch.no_grad()
-def balanced_accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def balanced_accuracy(network: nn.Module, chips: Chips) -> float:
     """Return the mean share of right answers over the classes."""
-    told = torch.cat([network(part).argmax(dim=1) for part in images.split(256)])
-    return float(torch.stack([(told[labels == k] == k).float().mean() for k in labels.unique()]).mean())
-
-
-def _alike(labels: Tensor) -> Tensor:
-    counts = torch.bincount(labels).clamp_min(1)
-    return 1 / counts[labels].float()
+    told = torch.cat([network(part).argmax(dim=1) for part in chips.images.split(256)])
+    return float(torch.stack([(told[chips.labels == k] == k).float().mean() for k in chips.labels.unique()]).mean())
 
 
 def _network(bands: int, classes: int) -> nn.Module:
     layers: list[nn.Module] = []
     for wide, width in ((bands, 16), (16, 32), (32, 32)):
         layers += [nn.Conv2d(wide, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(), nn.AvgPool2d(2)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes))

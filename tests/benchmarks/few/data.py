@@ -32,6 +32,20 @@ class Chips:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def evenly(self) -> Tensor:
+        """Weights of a draw in which all classes are equally frequent, shape (N,)."""
+        return 1 / torch.bincount(self.labels).clamp_min(1)[self.labels].float()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Chips to learn, chips of other places with the same classes, and what a task is told of its data."""
+
+    train: Chips
+    test: Chips
+    facts: dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -47,33 +61,29 @@ class Data:
     classes: tuple[str, ...]
     side_px: int
 
-    def module(self, classes: int, per_class: int | None, seed: int = 0, **others: Any) -> TileDataModule:
-        """Serve chips of the first so many classes (0: all), in training at most so many of each, by the seed."""
+    def split(self, classes: int = 0, per_class: int = 0, seed: int = 0) -> Split:
+        """Read the chips of the first so many classes, in training at most so many of each, chosen by the seed.
+
+        Args:
+            classes: 0 for all.
+            per_class: 0 for all.
+            seed: Those of a smaller number are among those of a larger one with the same seed.
+        """
         wanted = list(self.classes[: classes or None])
-        return TileDataModule(
+        module = TileDataModule(
             str(self.tiles),
             patch_size=self.side_px,
             conditions=["label"],
-            balanced=True,
             classes=wanted,
             per_class=per_class or None,
             seed=seed,
-            **others,
         )
-
-    def chips(self, classes: int = 0, per_class: int | None = None, seed: int = 0) -> dict[str, Chips]:
-        """Read the training chips of such a module, and the held-out chips of its classes."""
-        module = self.module(classes, per_class, seed)
         module.setup("fit")
         train: Any = module.train_dataset
+        ids = [item.id for item in Manifest.read(self.tiles) if item.properties.get("rsgeo:label") in wanted]
         scaler = Scaler.from_dict(module.facts["image"])
-        ids = [
-            item.id
-            for item in Manifest.read(self.tiles)
-            if item.properties.get("rsgeo:label") in self.classes[: classes or None]
-        ]
         test = ImageTileDataset(self.tiles, "test", "image", scaler, module.conditions, ids=ids)
-        return {"train": _read(train), "test": _read(test)}
+        return Split(_read(train), _read(test), dict(module.facts))
 
 
 def sample(work: Path, side_px: int, scene_px: int = 1024) -> Data:
@@ -111,7 +121,7 @@ def collected(out: Path, spec: dict[str, Any], side_px: int) -> Data:
     """Cut the chips where they are not there yet, and choose the classes that have enough on both sides."""
     path = out / f"{out.name}.json"
     if not path.is_file():
-        wanted = spec | {"tile_px": side_px, "val_share": 0.0, "test_share": 0.4}
+        wanted = spec | {"tile_px": side_px, "min_valid": 1.0, "val_share": 0.0, "test_share": 0.4}
         collect(CollectSpec.model_validate(wanted), out)
     counts: dict[str, dict[str, int]] = {}
     for item in Manifest.read(path):
@@ -125,6 +135,5 @@ def collected(out: Path, spec: dict[str, Any], side_px: int) -> Data:
 
 def _read(tiles: ImageTileDataset) -> Chips:
     found = [tiles[index] for index in range(len(tiles))]
-    whole = [one for one in found if bool(one["mask_valid"].all())]
-    images, labels, codes = (torch.stack([one[key] for one in whole]) for key in ("image", "label", "condition"))
+    images, labels, codes = (torch.stack([one[key] for one in found]) for key in ("image", "label", "condition"))
     return Chips(images, labels, codes)

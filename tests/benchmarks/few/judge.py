@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from few.classifier import balanced_accuracy, fitted
-from few.data import Chips, Data
+from few.data import Chips, Data, Split
 from few.systems import Cell
 from rsgeo_gan.losses import entropy
 from rsgeo_gan.losses.features import masked_features, potential
@@ -40,27 +40,27 @@ class Judge:
     def __init__(self, data: Data, dims: int = 16, steps: int = 300) -> None:
         self.data = data
         self.steps = steps
-        every = data.chips()["train"].images
+        every = data.split().train.images
         self.backend = RandomConv(every.shape[1], min(dims, len(every) // 4)).fit([every])
-        self._chips: dict[tuple[int, int, int], dict[str, Chips]] = {}
+        self._splits: dict[tuple[int, int, int], Split] = {}
         self._real: dict[tuple[int, int, int], float] = {}
 
-    def chips(self, cell: Cell) -> dict[str, Chips]:
+    def split(self, cell: Cell) -> Split:
         """Return what a cell learns from and what it is held against."""
         key = (cell.classes, cell.per_class, cell.seed)
-        if key not in self._chips:
-            self._chips[key] = self.data.chips(*key)
-        return self._chips[key]
+        if key not in self._splits:
+            self._splits[key] = self.data.split(*key)
+        return self._splits[key]
 
     def __call__(self, task: ImageSynthesis, cell: Cell) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Score a task; also return pictures of its classes, and its features' directions in two dimensions."""
-        chips = self.chips(cell)
-        test = chips["test"]
+        split = self.split(cell)
+        test = split.test
         made = images(task, test.codes)
         real, fake = self.backend.describe(test.images), self.backend.describe(made)
         precision, recall = precision_recall(real, fake)
         scores: dict[str, Any] = {
-            "train_chips": len(chips["train"]),
+            "train_chips": len(split.train),
             "test_chips": len(test),
             "precision": float(precision),
             "recall": float(recall),
@@ -78,7 +78,7 @@ class Judge:
                 scores[kind] = found.value
                 scores[f"{kind}_interval"] = [found.low, found.high]
         spread, shown = self._spread(task, test)
-        return scores | spread | self._use(task, cell, chips), shown
+        return scores | spread | self._use(task, cell, split), shown
 
     @torch.no_grad()
     def _spread(self, task: ImageSynthesis, test: Chips) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -113,16 +113,15 @@ class Judge:
         network: Any = task.discriminator
         return masked_features(network.forward_features(shown, (task.taps["d"],))[task.taps["d"]])
 
-    def _use(self, task: ImageSynthesis, cell: Cell, chips: dict[str, Chips]) -> dict[str, float]:
+    def _use(self, task: ImageSynthesis, cell: Cell, split: Split) -> dict[str, float]:
         """Accuracy of a classifier that learns from few chips, from generated ones, and from both."""
-        train, test = chips["train"], chips["test"]
-        count = int(test.labels.max()) + 1
-        codes = torch.stack([train.codes[train.labels == k][0] for k in range(count)]).repeat_interleave(ADDED, dim=0)
-        added = images(task, codes, first=_DRAWN), torch.arange(count).repeat_interleave(ADDED)
-        few = train.images, train.labels
+        few, count = split.train, int(split.test.labels.max()) + 1
+        labels = torch.arange(count).repeat_interleave(ADDED)
+        codes = torch.stack([few.codes[few.labels == k][0] for k in range(count)])[labels]
+        added = Chips(images(task, codes, first=_DRAWN), labels, codes)
 
-        def accuracy(*sets: tuple[Tensor, Tensor]) -> float:
-            return balanced_accuracy(fitted(sets, count, cell.seed, self.steps), test.images, test.labels)
+        def accuracy(*sets: Chips) -> float:
+            return balanced_accuracy(fitted(sets, count, cell.seed, self.steps), split.test)
 
         key = (cell.classes, cell.per_class, cell.seed)
         if key not in self._real:
@@ -159,7 +158,18 @@ def plane(features: Tensor) -> Tensor:
     Returns:
         Shape (N, 2), in units of the sphere's radius.
     """
-    x = features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(1e-8)
+    x = _direction(features)
     x = x - x.mean(dim=0)
     u, s, _ = torch.linalg.svd(x, full_matrices=False)
     return u[:, :2] * s[:2]
+
+
+def cosines(features: Tensor) -> Tensor:
+    """Return the cosine of every pair of features (N, D), shape (N (N - 1) / 2,): what two dimensions cannot show."""
+    x = _direction(features)
+    i, j = torch.triu_indices(len(x), len(x), 1)
+    return (x @ x.T)[i, j]
+
+
+def _direction(features: Tensor) -> Tensor:
+    return features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(1e-8)

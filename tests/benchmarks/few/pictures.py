@@ -14,6 +14,8 @@ from few.tables import SETTINGS, Row
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.patches import Circle
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 COLOURS = {"off": "#999999", "both": "#d55e00", "UR only": "#0072b2", "ER only": "#009e73"}
 
@@ -53,6 +55,12 @@ def _distances(rows: Sequence[Row], path: Path) -> None:
                 axis.axhline(group[0]["fd_real"], color="black", lw=0.8, ls=":", label="real against real")
             axis.set_xscale("log")
             axis.set_yscale("log")
+            axis.set_xticks(sorted({row["train_chips"] for row in group}))
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_formatter(ScalarFormatter())
+                side.set_minor_formatter(NullFormatter())
+            axis.set_xticks([], minor=True)
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_title(f"{architecture}, {classes or 'all'} classes", fontsize=9)
             axis.set_xlabel("training chips")
             axis.set_ylabel("FD")
@@ -69,14 +77,19 @@ def _by_size(rows: Sequence[Row]) -> dict[int, list[float]]:
 
 
 def _spheres(kept: dict[str, dict[str, Any]], path: Path) -> None:
-    """One panel a setting on the same axes: the radius of the sphere is 1, so that clouds compare in size."""
-    figure, axes = plt.subplots(1, len(kept), figsize=(3 * len(kept), 3.2), layout="constrained", squeeze=False)
-    for axis, (setting, content) in zip(axes[0], kept.items(), strict=True):
+    """A column a setting: directions in the plane where they differ most, on a sphere of radius 1, and all angles."""
+    figure, axes = plt.subplots(
+        2, len(kept), figsize=(3 * len(kept), 4.4), height_ratios=(3, 1), layout="constrained", squeeze=False
+    )
+    for (axis, below), (setting, content) in zip(axes.T, kept.items(), strict=True):
         x, labels = content["sphere"], content["labels"]
-        axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="#bbbbbb", lw=0.8))
+        axis.add_patch(Circle((0, 0), 1, fill=False, color="#bbbbbb", lw=0.8))
         axis.scatter(x[:, 0], x[:, 1], c=labels, cmap="tab10", vmin=0, vmax=9, s=5, alpha=0.7, linewidths=0)
         axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=(), yticks=())
         axis.set_title(f"{setting}: G2 {content['potential']:.3f}", fontsize=9)
+        below.hist(content["cosines"].numpy(), bins=80, range=(-1, 1), density=True, color=COLOURS[setting])
+        below.set(xlim=(-1, 1), yticks=())
+        below.set_xlabel("cosine of two features", fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
