@@ -74,31 +74,42 @@ def _sample_tiles(work: Path, seed: int) -> Path:
 
 
 def real(work: Path, folder: Path) -> Data:
-    """Optical and SAR chips in display values, co-registered by this package: two regions, one to learn, one to judge.
+    """Optical and SAR chips in display values, co-registered by this package; every third chip is judged, not learnt.
 
     Args:
         work: Folder for tiles.
         folder: Chips named `l*` and `i*`, ending in `_s2rgb.tif` and `_s1vh.tif`.
     """
-    tiles = []
-    for region in ("l", "i"):
-        source, target = (
-            {
-                "kind": "folder",
-                "path": str(folder.resolve()),
-                "glob": f"{region}*_{kind}.tif",
-                "sensor": sensor,
-                "file_bands": names,
-                "datetime": day,
-            }
-            for kind, sensor, names, day in (
-                ("s2rgb", "sentinel2-display", ["red", "green", "blue"], "2020-11-04"),
-                ("s1vh", "sentinel1-display", ["VH"], "2020-11-07"),
-            )
+    source, target = (
+        {
+            "kind": "folder",
+            "path": str(folder.resolve()),
+            "glob": f"[li]*_{kind}.tif",
+            "sensor": sensor,
+            "file_bands": names,
+            "datetime": day,
+        }
+        for kind, sensor, names, day in (
+            ("s2rgb", "sentinel2-display", ["red", "green", "blue"], "2020-11-04"),
+            ("s1vh", "sentinel1-display", ["VH"], "2020-11-07"),
         )
-        tiles.append(_cut_tiles(work / f"real-{region}", source, target, known=False))
-    known = [item.properties.get("rsgeo:residual_px") for item in Manifest.read(tiles[0])]
-    return Data(*tiles, residual_px=float(np.median([value for value in known if value is not None])))
+    )
+    tiles = Manifest.read(_cut_tiles(work / "real", source, target, known=False))
+    chips = sorted({_chip(item) for item in tiles})
+    parts = {name: Manifest.open(tiles.path.with_name(f"{name}.json")) for name in ("learnt", "judged")}
+    for item in tiles:
+        part = parts["judged" if chips.index(_chip(item)) % 3 == 2 else "learnt"]
+        if item.id not in part:
+            part.add(item)
+    for part in parts.values():
+        part.save()
+    known = [item.properties.get("rsgeo:residual_px") for item in parts["learnt"]]
+    residual = float(np.median([value for value in known if value is not None]))
+    return Data(parts["learnt"].path, parts["judged"].path, residual_px=residual)
+
+
+def _chip(item: Any) -> str:
+    return str(item.id).split("__")[0]
 
 
 def _cut_tiles(work: Path, source: dict[str, Any], target: dict[str, Any], *, known: bool) -> Path:

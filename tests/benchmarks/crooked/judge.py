@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsgeo_gan.coregister import METHODS
 from rsgeo_gan.datasets import TileDataset
 from rsgeo_gan.losses import PairLoss
 from rsgeo_gan.metrics import (
@@ -30,6 +32,8 @@ PATCH_PX = 64
 SHIFTS = (1, 2, 3, 8)
 STRIPS = 3
 _VALID = 0.98
+_ACROSS_TILES, _ACROSS_GROUPS, _ACROSS_PX = 64, 8, 4.0
+"""Tiles whose structure is matched across modalities, groups that are left out in turn, and the search, pixels."""
 
 Images = tuple[Tensor, Tensor, Tensor]
 
@@ -64,6 +68,12 @@ class Judge:
         self.backend = backend
         self.chosen = torch.linspace(0, len(self.source) - 1, STRIPS + 2).long()[1:-1]
         self.span = float(max(b - a for a, b in zip(self.scaler.low, self.scaler.high, strict=True)))
+        self.optical = Scaler.from_dict(facts["source"])
+        self.whole = self.mask.flatten(1).all(dim=1).nonzero()[:, 0]
+        self.whole = self.whole[torch.linspace(0, len(self.whole) - 1, min(_ACROSS_TILES, len(self.whole))).long()]
+        values = torch.from_numpy(self.optical.inverse(self.source[self.whole].numpy()))
+        self.source_structure = _structure(values)
+        self.target_structure = _structure(self.linear(self.target[self.whole]))
 
     def linear(self, model: Tensor) -> Tensor:
         """Bring model values to what may be averaged: power, or display values."""
@@ -87,6 +97,7 @@ class Judge:
             "ks": float(amplitude_distance(fake, self.target).ks),
             "drift_px": [round(float(v), 3) for v in off.shift],
             "drift_error_px": [round(float(v), 3) for v in off.error],
+            **self._across(clean),
         }
         if self.scaler.unit == "dB":
             scores["enl_ratio"] = float(_looks(a, self.mask) / _looks(b, self.mask))
@@ -103,6 +114,29 @@ class Judge:
             return torch.cat([task(x, m) for x, m in zip(self.source.split(8), self.mask.split(8), strict=True)])
         finally:
             task.generator.noise_channels = channels
+
+    def _across(self, clean: Tensor) -> dict[str, list[float]]:
+        """Where the product's and the target's structure lie as seen from the source: offsets, and their difference.
+
+        The standard error is the jackknife's over groups of tiles, of the difference itself: both offsets share the
+        source's structure, so their errors are not independent.
+        """
+        made = _structure(self.linear(clean[self.whole]))
+        groups = torch.arange(len(made)) % _ACROSS_GROUPS
+
+        def offsets(kept: Tensor) -> Tensor:
+            seen = self.source_structure[kept]
+            return torch.stack(
+                [drift(seen, other[kept], radius_px=_ACROSS_PX).shift for other in (made, self.target_structure)]
+            )
+
+        product, target = offsets(groups >= 0)
+        left = torch.stack([offsets(groups != k) for k in range(_ACROSS_GROUPS)])
+        apart = left[:, 0] - left[:, 1]
+        error = ((_ACROSS_GROUPS - 1) * apart.var(dim=0, unbiased=False)).sqrt()
+        found = {"source_product_px": product, "source_target_px": target}
+        found |= {"across_px": product - target, "across_error_px": error}
+        return {name: [round(float(v), 3) for v in value] for name, value in found.items()}
 
     def _agreement(self, fake: Tensor) -> dict[str, float]:
         """Correlation, SSIM and PSNR after averaging 7 x 7 looks, in dB where the target is in dB."""
@@ -146,6 +180,12 @@ class Judge:
     def shown(self) -> dict[str, Tensor]:
         """Return source and true target of those tiles."""
         return {"source": self.source[self.chosen], "target": self.target[self.chosen]}
+
+
+def _structure(values: Tensor) -> Tensor:
+    """Describe images by what looks alike in both modalities, as co-registration does: (B, C, H, W) to (B, 3, H, W)."""
+    everywhere = np.ones(values.shape[-2:], bool)
+    return torch.stack([torch.from_numpy(METHODS["structure"](v.numpy(), everywhere)[0]) for v in values.float()])
 
 
 def _patches(batch: Tensor) -> Tensor:

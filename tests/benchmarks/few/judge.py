@@ -102,6 +102,7 @@ class Judge:
         picked = _first_rows(labels)
         shown = {
             "sphere": plane(features["g"]),
+            "cosines": cosines(features["g"]),
             "labels": labels,
             "made": made[picked],
             "real": test.images[_first_rows(test.labels)],
