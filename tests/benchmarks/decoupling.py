@@ -120,7 +120,7 @@ def _cells(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     from branches.systems import RATES, Cell
 
     for seed in range(args.seeds):
-        for turn in (1, 0, 2):
+        for turn in (1, 0, 2)[: args.rates]:
             for optimizer in args.optimizers:
                 lr = RATES[optimizer][turn]
                 yield "weights", Cell("none", 0.0, 0.0, optimizer, lr, seed)
@@ -160,6 +160,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="folder of the scenes, with --data real")
     parser.add_argument("--weights", nargs="*", type=float, default=WEIGHTS, help="adversarial weights")
     parser.add_argument("--optimizers", nargs="*", choices=("adam", "sgd"), default=["adam", "sgd"])
+    parser.add_argument("--rates", type=int, choices=(1, 2, 3), default=3, help="learning rates; 1: the middle one")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=800, help="batches of every training")
     parser.add_argument("--side", type=int, choices=(32, 64, 128), default=32, help="side of the chips, pixels")
