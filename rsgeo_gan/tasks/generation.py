@@ -76,7 +76,24 @@ class GenerationTask(AdversarialTask):
                         f"{wanted} ({_COUNTED[counted]}); set model.init_args.{name}.init_args.{number} to {wanted}"
                     )
 
-        self._check_scores(found["image"], found["patch"])
+        own = getattr(self.judge.backend, "in_bands", None)
+        if found["image"] is not None and own is not None and own != found["image"]:
+            raise ValueError(
+                f"{type(self).__name__}: the backend of the scores takes {own} bands, but the tiles have "
+                f"{found['image']}; give one for the bands of the tiles, or none for a random one"
+            )
+        if stage == "fit":
+            self._advise(found["patch"])
+
+    def _advise(self, patch_px: int | None) -> None:
+        """Warn of what may be meant, but seldom is."""
+        if patch_px is not None and self.judge.backend is None and patch_px < LEAST_PX:
+            log.warning(
+                "patches of %d px are too small for the features of scores, which need %d px; %s will be NaN",
+                patch_px,
+                LEAST_PX,
+                self.monitor,
+            )
         here, built = self.facts.get("gsd"), getattr(self.generator, "gsd_m", None)
         if here and built and abs(built / float(here) - 1) > _GSD_TOLERANCE:
             log.warning(
@@ -85,22 +102,11 @@ class GenerationTask(AdversarialTask):
                 built,
                 here,
             )
-
-    def _check_scores(self, bands: int | None, patch_px: int | None) -> None:
-        """See that images can be described."""
-        own = getattr(self.judge.backend, "in_bands", None)
-        if bands is not None and own is not None and own != bands:
-            raise ValueError(
-                f"{type(self).__name__}: the backend of the scores takes {own} bands, but the tiles have {bands}; give "
-                "one for the bands of the tiles, or none for a random one"
-            )
-        if patch_px is not None and self.judge.backend is None and patch_px < LEAST_PX:
+        turned = getattr(getattr(self, "augmentation", None), "turns", False)
+        if turned and (self.facts.get("image") or {}).get("unit") == "dB":
             log.warning(
-                "patches of %d px are too small for features, which need %d px: distances will be NaN; give a "
-                "checkpoint callback another metric than %s",
-                patch_px,
-                LEAST_PX,
-                self.monitor,
+                "radar images are turned and mirrored, so that generated ones look from all sides; set "
+                "model.augmentation.init_args.turns to false to keep the look direction"
             )
 
     def forward(self, z: Tensor, condition: Tensor | None = None, origin_px: Tensor | None = None) -> Tensor:

@@ -462,15 +462,18 @@ def test_what_may_be_meant_is_warned_of_before_training(caplog: pytest.LogCaptur
     base = DCGANGenerator(2, 8, width=4, max_width=8, latent_dim=6, norm="none")
     for gsd, patches in ((10.0, 8), (20.0, 8)):
         network = FrequencyShifted(base, frequencies_per_m=[[1 / 160, 0]], gsd_m=10.0, tap="b4")
-        task = ImageSynthesis(network, DCGANDiscriminator(2, 8, width=4, max_width=8))
-        task._trainer = Mock(datamodule=Data(facts={"gsd": gsd, "patch_px": patches}))
-        task.setup("validate")
+        judge = DCGANDiscriminator(2, 8, width=4, max_width=8)
+        task = ImageSynthesis(network, judge, augmentation=AdaptiveAugmentation(turns=gsd > 10))
+        radar = {"bands": ["vv", "vh"], "low": [-25, -32], "high": [0, -5], "unit": "dB"}
+        task._trainer = Mock(datamodule=Data(facts={"gsd": gsd, "patch_px": patches, "image": radar}))
+        task.setup("fit")
     told = [record.getMessage() for record in caplog.records]
     assert [message for message in told if "stated for pixels" in message] == [
         "the generator's frequencies are stated for pixels of 10 m, the tiles have 20 (units of their CRS); if these "
         "are metres, correct gsd_m of the generator"
     ]
-    assert sum("8 px are too small for features, which need 16 px" in message for message in told) == 2
+    assert sum("8 px are too small for the features of scores, which need 16 px" in message for message in told) == 2
+    assert sum("radar images are turned and mirrored" in message for message in told) == 1
 
 
 def test_a_batch_without_the_conditions_that_networks_need_is_refused() -> None:
