@@ -45,16 +45,17 @@ class Classes:
         return len(self.classes)
 
     def index(self, value: Any) -> int:
-        """Return the integer label of a class.
+        """Return the integer label of a class; a number stands for the class of that name.
 
         Raises:
             CatalogError: If there is no such class.
         """
-        if value not in self.classes:
+        name = str(value)
+        if name not in self.classes:
             raise CatalogError(
                 f"Condition {self.name}: there is no class {value!r}; expected one of {', '.join(self.classes)}."
             )
-        return self.classes.index(value)
+        return self.classes.index(name)
 
     def encode(self, value: Any) -> Code:
         """Return the code of a class, float32 of shape (classes,)."""

@@ -265,6 +265,36 @@ def _field(path: str) -> Field:
     return Field(raster.inspect(path).geobox, values[:2], sigma_px=values[3], confidence=values[2])
 
 
+class _Places[T: (pystac.Item, Dropped)]:
+    """Where entries stand by id, looked up anew whenever the list is not the one that is known."""
+
+    def __init__(self) -> None:
+        self._list: list[T] | None = None
+        self._length = 0
+        self._at: dict[str, int] = {}
+
+    def find(self, entries: list[T], entry_id: str) -> int | None:
+        """Return the position of the first entry of an id."""
+        if entries is not self._list or len(entries) != self._length:
+            self._look(entries)
+        at = self._at.get(entry_id)
+        if at is None or entries[at].id == entry_id:
+            return at
+        self._look(entries)
+        return self._at.get(entry_id)
+
+    def append(self, entries: list[T], entry: T) -> None:
+        """Append an entry whose id is new to the list."""
+        entries.append(entry)
+        if entries is self._list and len(entries) == self._length + 1:
+            self._length += 1
+            self._at[entry.id] = len(entries) - 1
+
+    def _look(self, entries: list[T]) -> None:
+        self._list, self._length = entries, len(entries)
+        self._at = {entry.id: len(entries) - 1 - k for k, entry in enumerate(reversed(entries))}
+
+
 @dataclass
 class Manifest:
     """What a stage left on disk: items, what was dropped, and facts about the stage.
@@ -280,6 +310,8 @@ class Manifest:
     items: list[pystac.Item] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    _kept: _Places[pystac.Item] = field(default_factory=_Places, init=False, repr=False, compare=False)
+    _left_out: _Places[Dropped] = field(default_factory=_Places, init=False, repr=False, compare=False)
 
     @classmethod
     def read(cls, path: Path | str) -> Manifest:
@@ -346,7 +378,7 @@ class Manifest:
         return len(self.items)
 
     def __contains__(self, item_id: object) -> bool:
-        return any(item.id == item_id for item in self.items)
+        return isinstance(item_id, str) and self._kept.find(self.items, item_id) is not None
 
     def ids(self) -> list[str]:
         """Return the item ids, in order."""
@@ -358,25 +390,31 @@ class Manifest:
         Raises:
             SourceError: If there is none of this id.
         """
-        for item in self.items:
-            if item.id == item_id:
-                return item
-        raise SourceError(f"{self.path} has no item {item_id!r}; it has {len(self.items)} others.")
+        at = self._kept.find(self.items, item_id)
+        if at is None:
+            raise SourceError(f"{self.path} has no item {item_id!r}; it has {len(self.items)} others.")
+        return self.items[at]
 
     def add(self, item: pystac.Item) -> None:
         """Add an item, replacing one of the same id and forgetting that it was ever dropped."""
-        self.dropped = [entry for entry in self.dropped if entry.id != item.id]
-        for position, known in enumerate(self.items):
-            if known.id == item.id:
-                self.items[position] = item
-                return
-        self.items.append(item)
+        self._forget(item.id)
+        at = self._kept.find(self.items, item.id)
+        if at is None:
+            self._kept.append(self.items, item)
+        else:
+            self.items[at] = item
 
     def drop(self, item_id: str, stage: str, code: str, reason: str) -> None:
         """Record that an item was left out, replacing an earlier record and the item itself."""
-        self.items = [item for item in self.items if item.id != item_id]
-        self.dropped = [entry for entry in self.dropped if entry.id != item_id]
-        self.dropped.append(Dropped(item_id, stage, code, reason))
+        if self._kept.find(self.items, item_id) is not None:
+            self.items = [item for item in self.items if item.id != item_id]
+        self._forget(item_id)
+        self._left_out.append(self.dropped, Dropped(item_id, stage, code, reason))
+
+    def _forget(self, item_id: str) -> None:
+        """Take a record of what was left out away."""
+        if self._left_out.find(self.dropped, item_id) is not None:
+            self.dropped = [entry for entry in self.dropped if entry.id != item_id]
 
 
 def _is_url(href: str) -> bool:

@@ -267,6 +267,7 @@ def warp(
     bands: Sequence[int] | None = None,
     resampling: str = "bilinear",
     nodata: float | None = None,
+    in_all: bool = False,
     prepare: Callable[[np.ndarray], np.ndarray] | None = None,
     displacement: Displacement | None = None,
     apart: bool = False,
@@ -284,6 +285,7 @@ def warp(
         bands: Bands counted from 1; all when None.
         resampling: GDAL's name of the kernel: nearest, bilinear, cubic, average, mode, lanczos …
         nodata: Value that marks missing pixels although the file does not say so.
+        in_all: A pixel is missing only where all bands have that value, so that a dark band is none.
         prepare: Applied to the values (NaN where invalid) before they are resampled; SAR in dB becomes linear
             power here.
         displacement: Where the raster's content lies relative to its reference; it is moved back onto `box`,
@@ -310,7 +312,7 @@ def warp(
         raw, valid = _read(dataset, bands, window, apart=apart)
     if nodata is not None and not math.isnan(nodata):
         known = raw != np.asarray(nodata).astype(raw.dtype)
-        valid &= known if apart else known.all(axis=0)
+        valid &= known.any(axis=0) if in_all else known if apart else known.all(axis=0)
     values = raw.astype(dtype)
     if not valid.all():
         values[~valid if apart else np.s_[:, ~valid]] = np.nan

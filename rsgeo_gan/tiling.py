@@ -74,11 +74,13 @@ class Side:
         """Where the scene's raster lies."""
         return asset_path(self.item, "data")
 
-    def read(self, box: GeoBox) -> np.ndarray:
+    def read(self, box: GeoBox, *, in_all: bool = False) -> np.ndarray:
         """Read aligned content with a single resampling.
 
         Args:
             box: Where pixels are wanted.
+            in_all: Where the sensor's nodata is in some bands only, the pixel is there. By default it is missing, as
+                it is at the edge of a swath, where bands end at different lines.
 
         Returns:
             float32 of shape (C, H, W), NaN where invalid (nodata, mask, cloud classes): DN of optical and
@@ -91,6 +93,7 @@ class Side:
             bands=self.bands,
             resampling=kernel,
             nodata=self.sensor.nodata,
+            in_all=in_all,
             prepare=self.sensor.to_linear,
             displacement=self.displacement,
         )

@@ -29,18 +29,19 @@ PATCHES = 4
 class Record(Callback):
     """Keep what this process sees and computes, in a file of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str = "image_target") -> None:
         self.folder = folder
+        self.key = key
         self.seen: list[torch.Tensor] = []
         self.judged: list[torch.Tensor] = []
         self.losses: list[float] = []
         self.gradients: dict[str, torch.Tensor] = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.seen += list(batch["image_target"].clone())
+        self.seen += list(batch[self.key].clone())
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
-        self.judged += list(batch["image_target"].clone())
+        self.judged += list(batch[self.key].clone())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         self.losses.append(float(trainer.callback_metrics["train_g/total"]))
@@ -51,7 +52,30 @@ class Record(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         noise = float(torch.rand(()))
         kept = {key: getattr(self, key) for key in ("seen", "judged", "losses", "gradients")}
-        torch.save({**kept, "metrics": metrics, "noise": noise}, self.folder / f"rank{trainer.global_rank}.pt")
+        kept |= {"metrics": metrics, "noise": noise, "weights": pl_module.state_dict()}
+        torch.save(kept, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def fit(folder: Path, task: Any, data: Any, processes: int, key: str = "image_target") -> None:
+    """Train; every process leaves `rankN.pt`."""
+    folder.mkdir()
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp_fork_find_unused_parameters_true" if processes > 1 else "auto",
+        callbacks=[
+            ModelCheckpoint(dirpath=folder, monitor=task.monitor, mode=task.mode, save_last=True),
+            ProgressFile(str(folder / "progress.json")),
+            Record(folder, key),
+        ],
+        logger=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, data)
 
 
 def run(folder: Path, tiles: Path, processes: int) -> None:
@@ -66,30 +90,14 @@ def run(folder: Path, tiles: Path, processes: int) -> None:
         pool_size=0,
         ramp_share=0.0,
     )
-    folder.mkdir()
-    trainer = Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        devices=processes,
-        strategy="ddp_fork_find_unused_parameters_true" if processes > 1 else "auto",
-        callbacks=[
-            ModelCheckpoint(dirpath=folder, monitor=task.monitor, mode="max", save_last=True),
-            ProgressFile(str(folder / "progress.json")),
-            Record(folder),
-        ],
-        logger=False,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     data = PairDataModule(
         str(tiles), patch_size=32, batch_size=PATCHES // processes, length=PATCHES, seed=3, val_length=3
     )
-    trainer.fit(task, data)
+    fit(folder, task, data, processes)
 
 
-if __name__ == "__main__":
+def quieten() -> None:
+    """Make warnings errors, but for those that are known."""
     warnings.filterwarnings("error")
     for known in (
         ".*does not have many workers",
@@ -100,4 +108,8 @@ if __name__ == "__main__":
         "This process .* is multi-threaded",
     ):
         warnings.filterwarnings("ignore", message=known)
+
+
+if __name__ == "__main__":
+    quieten()
     run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -48,7 +48,7 @@ class FolderImages(_Model):
     )
     splits: dict[Literal["train", "val", "test"], Path] = Field(
         default_factory=dict,
-        description="Text files that list, a name a line, the images of each split (endings do not matter).",
+        description="Text files that list the images of each split, a path or a name a line; endings do not matter.",
     )
 
     @field_validator("sensor")

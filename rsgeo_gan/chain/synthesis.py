@@ -33,7 +33,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SynthesisJob(Plan[SynthesisCatalog]):
-    """One synthesis, in plain text; see `Plan`."""
+    """One synthesis, in plain text; see `Plan`.
+
+    Args:
+        device: Torch device that makes the images; training has its own setting (`training.overrides`).
+    """
+
+    device: str = "cpu"
 
     @property
     def stages(self) -> Sequence[Stage[SynthesisJob, SynthesisCatalog]]:
@@ -76,6 +82,7 @@ def _synthesize(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress
         catalog.products,
         tiles=Manifest.read(collection(job, "tiles")),
         max_failed_share=catalog.limits.max_failed_share,
+        device=job.device,
         progress=progress,
     )
     return outcome_of("synthesize", "products", before, products)
@@ -106,7 +113,7 @@ def _report(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) ->
     def make() -> Path:
         from rsgeo_gan.report import synthesis_report
 
-        show(checkpoint, root / "products", root / "report", catalog.products, root / "tiles", progress)
+        show(checkpoint, root / "products", root / "report", catalog.products, root / "tiles", job.device, progress)
         scores, notes = _score(job, catalog, progress)
         return synthesis_report(root, scores=scores, notes=notes)
 
@@ -160,6 +167,7 @@ def show(
     out: Path,
     settings: SyntheticProducts,
     tiles: Path | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Path]:
     """Draw the contact sheet of products and the walks of the model that made them.
@@ -170,6 +178,7 @@ def show(
         out: Folder of `contact-sheet.png` and `walks.png`.
         settings: What was made.
         tiles: Folder of real tiles, to be shown beside them.
+        device: Torch device of the networks.
         progress: Receives finished and all pictures.
 
     Returns:
@@ -183,7 +192,7 @@ def show(
     from rsgeo_gan.report.drawing import save
     from rsgeo_gan.report.synthetic import contact_sheet, look_of, walk_figure
 
-    synthesizer = Synthesizer.load(checkpoint)
+    synthesizer = Synthesizer.load(checkpoint, device=device)
     made = Manifest.read(products)
     real = None if tiles is None else Manifest.read(tiles)
     progress("pictures", 0, 2)

@@ -46,11 +46,11 @@ def run_stages(job: chain.Plan[Any], names: Sequence[str] = ()) -> list[Outcome]
     return outcomes
 
 
-def wide_console() -> Console:
-    """Return a console for results, wide where it is not a terminal."""
+def wide_console(width: int = _PLAIN_WIDTH) -> Console:
+    """Return a console for results, of that many columns where it is not a terminal."""
     console = Console()
     if not console.is_terminal:
-        console.width = _PLAIN_WIDTH
+        console.width = width
     return console
 
 

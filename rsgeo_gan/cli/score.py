@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from rsgeo_gan.cli.options import read_numbers
-from rsgeo_gan.cli.running import progress_bar
+from rsgeo_gan.cli.running import progress_bar, table_of, wide_console
 from rsgeo_gan.cli.shell import app
 
 if TYPE_CHECKING:
@@ -95,16 +92,10 @@ def score_command(
 def _show(scores: Scores, out: Path) -> None:
     from rsgeo_gan.score.tables import HEADINGS, cells
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PLAIN_WIDTH
+    console = wide_console(_PLAIN_WIDTH)
     title = f"{scores.frechet_name}, {scores.count} tiles of {scores.tile_px} px a side, ± half a 95 % interval"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for row in scores.rows:
-        table.add_row(*cells(row, short=True))
-    console.print(table)
+    rows = [dict(zip(HEADINGS, cells(row, short=True), strict=True)) for row in scores.rows]
+    console.print(table_of(title, rows))
     for note in scores.notes:
         console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
     console.print(f"How to read it: {out / 'scores.md'}", highlight=False, soft_wrap=True)

@@ -47,6 +47,9 @@ def synthesize_command(
         float | None, typer.Option(min=0, max=2, help="Truncation: 1 the whole variety, 0 the average image.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the noise.")] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where images are made; pixels differ by rounding.")
+    ] = "cpu",
     train: TrainOption = "if_missing",
     recipe: RecipeOption = "",
     settings: SetOption = None,
@@ -63,10 +66,11 @@ def synthesize_command(
     chosen = {**read_settings(settings), **{key: value for key, value in wanted.items() if value is not None}}
     if catalog is not None:
         refuse(context, "--catalog", "tiles")
-        _whole(SynthesisJob(catalog, str(out), train=read_train(train), recipe=recipe, settings=chosen))
+        mode = read_train(train)
+        _whole(SynthesisJob(catalog, str(out), train=mode, recipe=recipe, settings=chosen, device=device))
     elif checkpoint is not None:
         refuse(context, "CHECKPOINT", "train", "recipe")
-        _images(checkpoint, tiles, out, chosen)
+        _images(checkpoint, tiles, out, chosen, device)
 
 
 def _whole(job: SynthesisJob) -> None:
@@ -82,15 +86,15 @@ def _whole(job: SynthesisJob) -> None:
     console.print(f"Report: {job.root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
 
 
-def _images(checkpoint: Path, tiles: Path | None, out: Path, chosen: dict[str, Any]) -> None:
+def _images(checkpoint: Path, tiles: Path | None, out: Path, chosen: dict[str, Any], device: str) -> None:
     """Make images of one checkpoint, and pictures of them."""
     settings = products_of(chosen)
     places = None if tiles is None else Manifest.read(tiles)
     from rsgeo_gan.inference.synthesis import synthesize
 
     with progress_bar("synthesize") as progress:
-        made = synthesize(checkpoint, out / "products", settings, tiles=places, progress=progress)
-        pictures = chain.show(checkpoint, out / "products", out / "report", settings, tiles, progress)
+        made = synthesize(checkpoint, out / "products", settings, tiles=places, device=device, progress=progress)
+        pictures = chain.show(checkpoint, out / "products", out / "report", settings, tiles, device, progress)
     console = wide_console()
     console.print(table_of("Images", chain.class_rows(places, made)))
     console.print(f"{len(made)} synthetic images in {out / 'products'}", highlight=False, soft_wrap=True)

@@ -24,12 +24,14 @@ from rasterio.windows import Window
 from rsgeo_gan.catalog import Catalog
 from rsgeo_gan.catalog.collecting import CollectSpec, CoverLabels, FolderImages, SampleImages, SceneImages, TileImages
 from rsgeo_gan.collect.covers import SAMPLE_LEGEND, Covers
-from rsgeo_gan.collect.pictures import Broken, Picture, in_folder, in_tiles, of_scenes
+from rsgeo_gan.collect.folders import in_folder
+from rsgeo_gan.collect.pictures import Broken, Picture
 from rsgeo_gan.collect.splitting import hold_out
+from rsgeo_gan.collect.stored import in_tiles, of_scenes
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.ingest import ingest
 from rsgeo_gan.labelled import LABEL
-from rsgeo_gan.manifest import Dropped, Manifest, check_share, make_item, write_json
+from rsgeo_gan.manifest import Dropped, Manifest, check_share, make_item, safe_name, write_json
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.tiling import write_image
 
@@ -37,7 +39,7 @@ __all__ = ["collect"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every tile's key: a change of what tiles hold makes them anew."""
 
 STAGE = "collect"
@@ -170,6 +172,7 @@ class _Job:
 def _attempt(job: _Job) -> pystac.Item | Dropped:
     """Make one tile, or say why there is none."""
     try:
+        safe_name(job.id)
         known = _make(job)
     except (SourceError, GridError) as error:
         log.warning("tile %s left out: %s", job.id, error)

@@ -192,7 +192,11 @@ class TileDataModule(PatchDataModule):
         if self.mix is None:
             return super()._training(dataset, length, rank, world)
         synthetic = SyntheticDataset(
-            self.mix["products"], self._scalers[self.side], self.conditions, cache_mb=self.cache_mb
+            self.mix["products"],
+            self._scalers[self.side],
+            self.conditions,
+            cache_mb=self.cache_mb,
+            classes=self.classes,
         )
         share = float(self.mix["share"])
         self.facts["mix"] = {"share": share, "images": len(synthetic), "digest": synthetic.tile_set.digest()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rsgeo_gan.datasets.eurosat import eurosat
-from rsgeo_gan.datasets.images import ClassPositions, ImageTileDataset, ImageTileSet
+from rsgeo_gan.datasets.images import ClassPositions, ImageTileDataset
+from rsgeo_gan.datasets.imagesets import ImageTileSet
 from rsgeo_gan.datasets.pairs import PairDataset, Patch, TileDataset
 from rsgeo_gan.datasets.sampling import BlockPatchSampler, GridPatchSampler, Positions
 from rsgeo_gan.datasets.statistics import Survey, survey

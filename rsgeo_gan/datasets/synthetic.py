@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +15,15 @@ from rsgeo_gan.datasets.images import ImageTileDataset, Sample
 from rsgeo_gan.datasets.pairs import Patch
 from rsgeo_gan.datasets.sampling import BlockPatchSampler, Positions
 from rsgeo_gan.errors import SourceError
+from rsgeo_gan.labelled import of_classes
 from rsgeo_gan.manifest import Manifest
 from rsgeo_gan.sensors import Scaler
 
 __all__ = ["MixedDataset", "MixedPatchSampler", "SyntheticDataset"]
+
+log = logging.getLogger(__name__)
+
+_GSD_TOLERANCE = 0.05
 
 
 class SyntheticDataset(ImageTileDataset):
@@ -30,9 +36,10 @@ class SyntheticDataset(ImageTileDataset):
             that made the images when None.
         transforms: Called on every sample.
         cache_mb: Memory for decoded images, MiB, per worker; 0 reads single windows.
+        classes: Only images of these classes; all when None.
 
     Raises:
-        SourceError: If there are no products, some are not synthetic, or bands and scaler differ.
+        SourceError: If there are no products, none of a class, some are not synthetic, or bands and scaler differ.
         CatalogError: If an image was asked to be something that `conditions` does not know.
     """
 
@@ -43,6 +50,7 @@ class SyntheticDataset(ImageTileDataset):
         conditions: Conditions | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
         cache_mb: float = 256.0,
+        classes: Sequence[str] | None = None,
     ) -> None:
         made = Manifest.read(products)
         foreign = [item.id for item in made if not item.properties.get("rsgeo:synthetic")]
@@ -53,7 +61,8 @@ class SyntheticDataset(ImageTileDataset):
             )
         if conditions is None:
             conditions = Conditions.from_dict(made.extra.get("rsgeo:conditions") or {})
-        super().__init__(made.path, None, "data", scaler, conditions, transforms, cache_mb)
+        ids = None if classes is None else [item.id for item in of_classes(made.items, classes)]
+        super().__init__(made.path, None, "data", scaler, conditions, transforms, cache_mb, ids)
 
     def __getitem__(self, index: int | Patch) -> Sample:
         """Return an image, or a patch of one; see `ImageTileDataset`."""
@@ -77,6 +86,14 @@ class MixedDataset(Dataset[Sample]):
             raise SourceError(
                 f"{synthetic.tile_set.path} has the bands {', '.join(bands[1])}, the real tiles have "
                 f"{', '.join(bands[0])}; mix only what a model trained on these bands made."
+            )
+        sizes = [part.tile_set.res for part in (real, synthetic)]
+        if abs(sizes[1] / sizes[0] - 1) > _GSD_TOLERANCE:
+            log.warning(
+                "%s has pixels of %g, the real tiles have %g (units of their CRS); a network sees them as of one size",
+                synthetic.tile_set.path,
+                sizes[1],
+                sizes[0],
             )
         self.real = real
         self.synthetic = synthetic

@@ -24,6 +24,7 @@ from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError, Sourc
 from rsgeo_gan.grid import Grid, box_to_dict
 from rsgeo_gan.inference.baseline import untrained
 from rsgeo_gan.inference.checkpoints import TRUSTED
+from rsgeo_gan.inference.devices import device_of
 from rsgeo_gan.inference.encoding import Encoding
 from rsgeo_gan.inference.placement import ordered, place
 from rsgeo_gan.inference.records import finished, write_item
@@ -122,7 +123,7 @@ def generate(
             item_limit,
             max_failed_share,
             progress,
-            {"trusted": trusted, "device": _device(device), "precision": precision},
+            {"trusted": trusted, "device": str(device_of(device)), "precision": precision},
         )
     try:
         untrained(tiles, checkpoint, Path(out).parent, direction=directions[0], trusted=trusted, progress=progress)
@@ -191,10 +192,6 @@ def _generate(
         "generate: %d made, %d were finished, %d failed", len(jobs), tried - len(jobs) - len(failures), len(failures)
     )
     return products
-
-
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 @dataclass

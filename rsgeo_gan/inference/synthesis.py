@@ -23,7 +23,7 @@ from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import SyntheticProducts
-from rsgeo_gan.errors import CatalogError, CheckpointError, GridError, RSGeoGANError, SourceError
+from rsgeo_gan.errors import CatalogError, CheckpointError, GridError, SourceError
 from rsgeo_gan.grid import box_to_dict
 from rsgeo_gan.inference.encoding import Encoding
 from rsgeo_gan.inference.records import finished, write_item
@@ -90,7 +90,7 @@ def synthesize(
         settings: How many of which classes, where, and how.
         tiles: Tiles that give place and conditions; not needed on a declared grid.
         max_failed_share: Share of images that may fail, 0 to 1.
-        device: Torch device of the networks.
+        device: Torch device of the networks, or "auto" for a GPU where there is one; devices round differently.
         progress: Receives finished and all images.
 
     Returns:
@@ -98,7 +98,7 @@ def synthesize(
 
     Raises:
         CheckpointError: If the checkpoint is not usable, or was trained at another pixel size.
-        CatalogError: If a class or a condition is unknown, or conditions have no value.
+        CatalogError: If a class or a condition is unknown, conditions have no value, or there is no such device.
         SourceError: If there are no tiles of a class, or too many images failed.
         ProductError: If the output folder cannot be written.
     """
@@ -114,19 +114,19 @@ def synthesize(
     ]
     products.extra["rsgeo:conditions"] = synthesizer.conditions.to_dict()
     failed = 0
-    for cell in track(cells, _STAGE, progress):
-        provenance = _provenance(cell, synthesizer, settings)
-        try:
-            made = finished(out, cell.stem, provenance.decisive())
-            products.add(made or _make(cell, synthesizer, settings, provenance, out))
-        except SourceError as error:
-            failed += 1
-            _log.warning("%s: %s left out: %s", _STAGE, cell.stem, error)
-            products.drop(cell.stem, _STAGE, type(error).__name__, str(error))
-        except RSGeoGANError:
-            products.save()
-            raise
-    products.save()
+    try:
+        for cell in track(cells, _STAGE, progress):
+            provenance = _provenance(cell, synthesizer, settings)
+            try:
+                made = finished(out, cell.stem, provenance.decisive())
+                products.add(made or _make(cell, synthesizer, settings, provenance, out))
+            except SourceError as error:
+                failed += 1
+                _log.warning("%s: %s left out: %s", _STAGE, cell.stem, error)
+                products.drop(cell.stem, _STAGE, type(error).__name__, str(error))
+    finally:
+        # Whoever stops it finds what was made until then.
+        products.save()
     check_share(failed, len(cells), max_failed_share, _STAGE, products.path)
     return products
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rsgeo_gan.conditions import Conditions
 from rsgeo_gan.errors import CheckpointError
 from rsgeo_gan.inference.checkpoints import TRUSTED, build, fill, read_checkpoint, recipe_of, with_residual
+from rsgeo_gan.inference.devices import device_of
 from rsgeo_gan.models import swap_spectrum
 from rsgeo_gan.provenance import digest_of
 from rsgeo_gan.sensors import SENSORS, Scaler, Sensor, get_sensor
@@ -59,7 +60,7 @@ class Synthesizer:
         side: str = "image",
         device: str = "cpu",
     ) -> None:
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self.generator = generator.to(self.device).eval().requires_grad_(False)
         self.encoder = None if encoder is None else encoder.to(self.device).eval().requires_grad_(False)
         self.scaler = scaler
@@ -89,13 +90,14 @@ class Synthesizer:
         Args:
             path: The `.ckpt` file.
             trusted: Packages whose networks may be built.
-            device: Torch device of the networks.
+            device: Torch device of the networks, see `device_of`.
 
         Raises:
+            CatalogError: If there is no such device.
             CheckpointError: If the file is missing, damaged, not one of ours, does not hold together, or makes no
                 images from noise.
         """
-        path = Path(path)
+        path, place = Path(path), str(device_of(device))
         content = read_checkpoint(path)
         entry, given = content["rsgeo_gan"], content["hyper_parameters"]
         facts = entry.get("facts")
@@ -123,7 +125,7 @@ class Synthesizer:
                 digest=digest,
                 shifted=_shifted(given.get("spectrum")),
                 side=str(facts.get("side") or "image"),
-                device=device,
+                device=place,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(

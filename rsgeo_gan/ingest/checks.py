@@ -51,7 +51,7 @@ def sample_windows(box: GeoBox) -> list[Window]:
 
 
 def sample(
-    path: Path | str, info: raster.RasterInfo, bands: Sequence[int], nodata: float | None
+    path: Path | str, info: raster.RasterInfo, bands: Sequence[int], nodata: float | None, *, in_all: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read sample windows of a raster.
 
@@ -60,6 +60,7 @@ def sample(
         info: Its facts.
         bands: Bands counted from 1.
         nodata: Value of missing pixels where the file states none.
+        in_all: A pixel is missing only where all bands have that value.
 
     Returns:
         Raw values of shape (C, N) and validity of shape (N,), bool.
@@ -68,13 +69,13 @@ def sample(
         SourceError: If a window cannot be read.
         Declined: If no pixel of the raster is valid.
     """
-    parts = [_flat(path, bands, window, nodata) for window in sample_windows(info.geobox)]
+    parts = [_flat(path, bands, window, nodata, in_all) for window in sample_windows(info.geobox)]
     values = np.concatenate([part[0] for part in parts], axis=1)
     valid = np.concatenate([part[1] for part in parts])
     if not valid.any():
-        strip = Window(0, 0, info.geobox.shape.x, 512)
-        for top in range(0, info.geobox.shape.y, 512):
-            more, good = _flat(path, bands, Window(0, top, strip.width, min(512, info.geobox.shape.y - top)), nodata)
+        height, width = info.geobox.shape
+        for top in range(0, height, 512):
+            more, good = _flat(path, bands, Window(0, top, width, min(512, height - top)), nodata, in_all)
             if good.any():
                 return more, good
         raise Declined(
@@ -86,11 +87,12 @@ def sample(
 
 
 def _flat(
-    path: Path | str, bands: Sequence[int], window: Window, nodata: float | None
+    path: Path | str, bands: Sequence[int], window: Window, nodata: float | None, in_all: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     values, valid = raster.read(path, bands=bands, window=window)
     if nodata is not None and not math.isnan(nodata):
-        valid = valid & (values != nodata).all(axis=0)
+        known = values != nodata
+        valid = valid & (known.any(axis=0) if in_all else known.all(axis=0))
     return values.reshape(values.shape[0], -1), valid.ravel()
 
 

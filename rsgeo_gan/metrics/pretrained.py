@@ -316,13 +316,14 @@ def _mean_pool(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
-def _torchvision(outputs: int) -> Inception3:
-    return Inception3(num_classes=outputs, aux_logits=False, init_weights=False)
+def _torchvision(outputs: int, transform_input: bool = True) -> Inception3:
+    """The network as torchvision builds it for its weights: they expect [-1, 1], which it makes of its usual input."""
+    return Inception3(num_classes=outputs, aux_logits=False, init_weights=False, transform_input=transform_input)
 
 
 def _original() -> Inception3:
     """The network of the original definition: other pooling than torchvision's."""
-    network = _torchvision(_ORIGINAL_CLASSES)
+    network = _torchvision(_ORIGINAL_CLASSES, transform_input=False)
     network.Mixed_5b = _MeanA(192, pool_features=32)
     network.Mixed_5c = _MeanA(256, pool_features=64)
     network.Mixed_5d = _MeanA(288, pool_features=64)

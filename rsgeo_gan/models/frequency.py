@@ -155,6 +155,7 @@ class FrequencyShifted(SynthesisGenerator):
         self.base = base
         self.tap_channels = base.tap_channels
         self.frequencies = _chosen(frequencies, frequencies_per_m, gsd_m)
+        self.gsd_m = gsd_m
         self.shift = shift
         self.upsample = upsample
         self.activation = activation

@@ -177,7 +177,9 @@ class StyleGenerator(SynthesisGenerator):
         if not self.training:
             return styles if self.truncation == 1.0 else torch.lerp(self.mean_style, styles, self.truncation)
         with torch.no_grad():
-            self.mean_style.lerp_(style.detach().mean(dim=0), 0.002)
+            # The first batch counts whole, or short trainings would draw styles towards 0.
+            share = torch.where(self.mean_style.any(), 0.002, 1.0)
+            self.mean_style.lerp_(style.detach().mean(dim=0), share)
         if self.mixing > 0:
             other = self.mapping(torch.randn_like(z), condition)[:, None]
             place = torch.arange(self.style_count, device=z.device)

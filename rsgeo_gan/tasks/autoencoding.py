@@ -214,7 +214,7 @@ class ConditionalAutoencoding(GenerationTask):
                 on_fake = _under(discriminator, _footprint(batch["made"].detach(), mask), condition)
                 terms["discrimination"] = self.adversarial.discriminator(on_real, on_fake)
                 if self.weights["r1"] > 0 and self.batches_seen % self.r1_every == 0:
-                    terms["r1"] = r1(real, lambda at: _under(discriminator, at, condition))
+                    terms["r1"] = r1(real, lambda at: _under(discriminator, at * (mask > 0), condition))
         if self.discriminator_z is not None and self.weights["adversarial_z"] > 0:
             with self._branch("code"):
                 on_real, on_fake = self.discriminator_z(self._drawn_like(batch["z"])), batch["z"].detach()
@@ -339,7 +339,8 @@ class ConditionalAutoencoding(GenerationTask):
         alike = ssim(limited, image, _MODEL_RANGE, mask)
         found["ssim"] = torch.nanmean(alike) if torch.isfinite(alike).any() else alike.new_zeros(())
         if self.residual is not None:
-            found["low_pass_share"] = low_pass_share(made - clean, clean).mean()
+            added, base = (_footprint(part, mask) for part in (made - clean, clean))
+            found["low_pass_share"] = low_pass_share(added, base).mean()
         condition = self._condition(batch)
         if condition is not None and size > 1:
             # Every place under the condition of another one.

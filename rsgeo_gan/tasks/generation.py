@@ -6,6 +6,7 @@ prediction follows from seeds.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 
 from rsgeo_gan.conditions import Conditions
 from rsgeo_gan.tasks.base import AdversarialTask, Batch
-from rsgeo_gan.tasks.judging import Judge
+from rsgeo_gan.tasks.judging import LEAST_PX, Judge
 from rsgeo_gan.tasks.noise import sample_noise, sample_seeds
 from rsgeo_gan.tasks.pictures import picture, show, tiled
 from rsgeo_gan.tasks.scoring import Channels
 
-__all__ = ["GenerationTask"]
+__all__ = ["GenerationTask", "check_pair"]
 
+log = logging.getLogger(__name__)
+
+_GSD_TOLERANCE = 0.05
 _SHOWN = 16
 """Images in a logged picture, of the generated and of the real ones."""
 _COUNTED = {"image": "bands", "condition": "entries of a condition", "patch": "pixels along a patch"}
@@ -51,7 +55,7 @@ class GenerationTask(AdversarialTask):
         }
 
     def setup(self, stage: str) -> None:
-        """Take facts of the data over and see that the networks have its numbers.
+        """Take facts of the data over and see that the networks and the features of the scores have its numbers.
 
         Raises:
             ValueError: If they have not.
@@ -71,6 +75,39 @@ class GenerationTask(AdversarialTask):
                         f"{type(self).__name__}: {name} was built with {number} {built}, but the tiles ask for "
                         f"{wanted} ({_COUNTED[counted]}); set model.init_args.{name}.init_args.{number} to {wanted}"
                     )
+
+        own = getattr(self.judge.backend, "in_bands", None)
+        if found["image"] is not None and own is not None and own != found["image"]:
+            raise ValueError(
+                f"{type(self).__name__}: the backend of the scores takes {own} bands, but the tiles have "
+                f"{found['image']}; give one for the bands of the tiles, or none for a random one"
+            )
+        if stage == "fit":
+            self._advise(found["patch"])
+
+    def _advise(self, patch_px: int | None) -> None:
+        """Warn of what may be meant, but seldom is."""
+        if patch_px is not None and self.judge.backend is None and patch_px < LEAST_PX:
+            log.warning(
+                "patches of %d px are too small for the features of scores, which need %d px; %s will be NaN",
+                patch_px,
+                LEAST_PX,
+                self.monitor,
+            )
+        here, built = self.facts.get("gsd"), getattr(self.generator, "gsd_m", None)
+        if here and built and abs(built / float(here) - 1) > _GSD_TOLERANCE:
+            log.warning(
+                "the generator's frequencies are stated for pixels of %g m, the tiles have %g (units of their CRS); if "
+                "these are metres, correct gsd_m of the generator",
+                built,
+                here,
+            )
+        turned = getattr(getattr(self, "augmentation", None), "turns", False)
+        if turned and (self.facts.get("image") or {}).get("unit") == "dB":
+            log.warning(
+                "radar images are turned and mirrored, so that generated ones look from all sides; set "
+                "model.augmentation.init_args.turns to false to keep the look direction"
+            )
 
     def forward(self, z: Tensor, condition: Tensor | None = None, origin_px: Tensor | None = None) -> Tensor:
         """Generate images of the data from noise, shape (B, C, H, W), model domain."""
@@ -151,6 +188,20 @@ class GenerationTask(AdversarialTask):
         """Add which features the scores are of."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["rsgeo_gan"]["features"] = self.judge.name
+
+
+def check_pair(task: str, generator: nn.Module, discriminator: nn.Module) -> None:
+    """See that a discriminator judges what a generator makes.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    for what, other in (("out_channels", "in_channels"), ("condition_dim", "condition_dim"), ("size_px", "size_px")):
+        made, judged = getattr(generator, what, None), getattr(discriminator, other, None)
+        if made is not None and judged is not None and made != judged:
+            raise ValueError(
+                f"{task}: the generator has {what} {made}, the discriminator {other} {judged}; expected equal numbers"
+            )
 
 
 def _width(conditions: Mapping[str, Any] | None) -> int:

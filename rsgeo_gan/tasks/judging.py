@@ -17,7 +17,10 @@ from rsgeo_gan.metrics import (
     radial_psd,
 )
 
-__all__ = ["Judge"]
+__all__ = ["LEAST_PX", "Judge", "least_contrast"]
+
+LEAST_PX = 16
+"""Side of images below which random features do not describe them."""
 
 _DIMS = 16
 """Length of a description where there are real images enough for it."""
@@ -129,6 +132,15 @@ class Judge:
         for name in _FITTED:
             getattr(backend, name).copy_(state[name])
         self.backend = backend
+
+
+def least_contrast(fake: Tensor, real: Tensor) -> float:
+    """Return the deviation of generated images (B, C, H, W) over that of real ones, within or between, the smaller."""
+    shares = []
+    for dims in ((2, 3), (0,)) if len(real) > 1 else ((2, 3),):
+        one, other = (images.float().std(dim=dims).mean() for images in (fake, real))
+        shares.append(one / other.clamp_min(1e-6))
+    return float(torch.stack(shares).min())
 
 
 def _coverage(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,21 +13,20 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from rsgeo_gan.losses import AdversarialLoss, EntropyLimit, Relativistic, entropy, gradient_penalty, path_length
-from rsgeo_gan.losses.features import feature_scale, halved_uniformity, halves, masked_features
+from rsgeo_gan.losses import AdversarialLoss, EntropyLimit, Relativistic, gradient_penalty, path_length
 from rsgeo_gan.metrics import FeatureBackend
 from rsgeo_gan.models.frequency import swap_spectrum
 from rsgeo_gan.tasks.base import Batch, Terms
-from rsgeo_gan.tasks.generation import GenerationTask
-from rsgeo_gan.tasks.judging import Judge
+from rsgeo_gan.tasks.generation import GenerationTask, check_pair
+from rsgeo_gan.tasks.judging import Judge, least_contrast
 from rsgeo_gan.tasks.noise import sample_noise
+from rsgeo_gan.tasks.spreading import EntropyMode, Spreading, check_taps, usual_tap
 from rsgeo_gan.tasks.stepping import batches_planned
 
 __all__ = ["ImageSynthesis"]
 
 _OBSERVE_EVERY = 10
 """Batches between two looks at features and logits."""
-_TAP_PX = 32
 _SPECTRUM = ("generator", "data")
 
 
@@ -91,8 +90,6 @@ class ImageSynthesis(GenerationTask):
         "entropy_d": 0.0,
     }
 
-    generator: nn.Module
-    discriminator: nn.Module
     adversarial: AdversarialLoss
     augmentation: nn.Module | None
     entropy_limit: EntropyLimit
@@ -110,7 +107,7 @@ class ImageSynthesis(GenerationTask):
         path_every: int = 4,
         tap_generator: str | None = None,
         tap_discriminator: str | None = None,
-        entropy_mode: Literal["gaussian", "reference"] = "gaussian",
+        entropy_mode: EntropyMode = "gaussian",
         entropy_cap: float | Literal["real"] | None = "real",
         spectrum: dict[str, bool] | None = None,
         backend: nn.Module | None = None,
@@ -125,16 +122,12 @@ class ImageSynthesis(GenerationTask):
         unknown = set(spectrum or ()) - set(_SPECTRUM)
         if unknown:
             raise ValueError(f"ImageSynthesis: spectrum has unknown keys {sorted(unknown)}; expected {_SPECTRUM}")
-        if entropy_mode not in ("gaussian", "reference"):
-            raise ValueError(f'ImageSynthesis: expected entropy_mode "gaussian" or "reference", got {entropy_mode!r}')
-        _check_together(generator, discriminator)
+        check_pair(type(self).__name__, generator, discriminator)
         self.penalty_every = penalty_every
         self.penalty_final = penalty_final
         self.path_every = path_every
-        self.entropy_mode = entropy_mode
-        self.entropy_cap = entropy_cap
         self.swaps = {key: bool((spectrum or {}).get(key)) for key in _SPECTRUM}
-        self.taps = {"g": tap_generator or _usual(generator), "d": tap_discriminator or _usual(discriminator)}
+        self.taps = {"g": tap_generator or usual_tap(generator), "d": tap_discriminator or usual_tap(discriminator)}
         self.parts = {
             "generator": generator,
             "discriminator": discriminator,
@@ -143,6 +136,7 @@ class ImageSynthesis(GenerationTask):
             "entropy_limit": EntropyLimit(),
         }
         super().__init__(weights=weights, betas=betas, **more)
+        self.spreading = Spreading(self.weights, entropy_mode, entropy_cap, self.entropy_limit)
         self.judge = Judge(cast("FeatureBackend | None", backend))
         self.register_buffer("path_mean", torch.zeros(()))
 
@@ -154,27 +148,15 @@ class ImageSynthesis(GenerationTask):
                 small for uniformity.
         """
         super().setup(stage)
-        for side, network in (("g", self.generator), ("d", self.discriminator)):
-            known = tuple(cast(Any, network).taps)
-            if self.taps[side] not in known:
-                name = {"g": "tap_generator", "d": "tap_discriminator"}[side]
-                raise ValueError(
-                    f"ImageSynthesis: {type(network).__name__} has no tap {self.taps[side]!r}; set model.{name} to one "
-                    f"of {', '.join(known)}"
-                )
+        check_taps(type(self).__name__, {"generator": self.generator, "discriminator": self.discriminator}, self.taps)
         if self.weights["path_length"] > 0 and not hasattr(self.generator, "style"):
             raise ValueError(
                 f"ImageSynthesis: path_length needs a generator with styles, which {type(self.generator).__name__} has "
                 "not; set weights.path_length to 0 or use StyleGenerator"
             )
-        data = getattr(self.trainer, "datamodule", None)
-        size = getattr(data, "batch_size", None)
-        if stage == "fit" and self._spreads("uniformity") and isinstance(size, int) and size < 2:
-            raise ValueError(_too_small(size))
-
-    def _spreads(self, kind: str) -> bool:
-        """Tell whether any network's features are spread by this kind of term."""
-        return any(self.weights[f"{kind}_{side}"] > 0 for side in self.taps)
+        size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if stage == "fit" and isinstance(size, int):
+            self.spreading.check_batch(size)
 
     def _looks(self) -> bool:
         """Tell whether features and logits of this batch are logged."""
@@ -182,8 +164,7 @@ class ImageSynthesis(GenerationTask):
 
     def _taps(self, side: str) -> tuple[str, ...]:
         """Return the taps of a network that this batch needs."""
-        needed = self._looks() or any(self.weights[f"{kind}_{side}"] > 0 for kind in ("uniformity", "entropy"))
-        return (self.taps[side],) if needed else ()
+        return (self.taps[side],) if self._looks() or self.spreading.of(side) else ()
 
     def weight_of(self, term: str) -> float:
         """Return a term's weight; times k for what is evaluated every k batches."""
@@ -217,8 +198,7 @@ class ImageSynthesis(GenerationTask):
             z = sample_noise(self.generator, len(real), real.device)
             if wanted is not None:
                 wanted = wanted[torch.randperm(len(wanted), device=wanted.device)]
-            if self._spreads("uniformity") and len(real) < 2:
-                raise ValueError(_too_small(len(real)))
+            self.spreading.check_batch(len(real))
         else:
             z = sample_noise(self.generator, len(real), real.device, batch["seed"])
         taps = self._taps("g") if self.training else ()
@@ -248,15 +228,12 @@ class ImageSynthesis(GenerationTask):
     def discriminator_terms(self, batch: Batch) -> Terms:
         """Judge real and generated images: `adversarial`, and `r1` and `r2` where they have a weight and are due."""
         real, fake = batch["shown_real"], batch["shown_fake"].detach()
-        limits = self.entropy_cap == "real" and self.weights["entropy_d"] > 0
-        taps = (self.taps["d"],) if limits or self._looks() else ()
+        taps = (self.taps["d"],) if self.spreading.limits or self._looks() else ()
         on_real, features = self._judge(real, batch["condition"], taps)
         on_fake, _ = self._judge(fake, batch["condition_fake"])
         batch["logits_real"] = on_real.detach()
         if features is not None:
-            held = entropy(_flat(features.detach(), batch["seen_real"]), self.entropy_mode)
-            if limits:
-                self.entropy_limit.update(held)
+            held = self.spreading.real(features, batch["seen_real"])
             self.log("features/entropy_d_real", held, batch_size=len(real))
         if self.augmentation is not None:
             cast(Any, self.augmentation).observe(on_real.detach())
@@ -289,49 +266,23 @@ class ImageSynthesis(GenerationTask):
         return terms
 
     def _spread(self, side: str, maps: Tensor, mask: Tensor) -> Terms:
-        """Return the terms of one network's features of generated images that have a weight, and log what they are."""
-        features = _flat(maps, mask)
-        names = {kind: f"{kind}_{side}" for kind in ("uniformity", "entropy")}
-        wanted = {kind: self.weights[name] > 0 for kind, name in names.items()}
-        terms: Terms = {}
-        with torch.set_grad_enabled(wanted["uniformity"]):
-            apart = halved_uniformity(features)
-        with torch.set_grad_enabled(wanted["entropy"]):
-            held = entropy(features, self.entropy_mode)
-        if wanted["uniformity"]:
-            terms[names["uniformity"]] = apart
-        if wanted["entropy"]:
-            terms[names["entropy"]] = -self._capped(side, held)
-        if self._looks():
-            norm, deviation = feature_scale(features)
-            groups = halves(features)
-            seen = {"entropy": held.detach(), "norm": norm, "deviation": deviation}
-            if groups:
-                # Of groups this large only: the potential depends on it.
-                seen |= {"potential": apart.detach().exp(), "group": torch.tensor(float(len(groups[0])))}
-            self.log_dict({f"features/{name}_{side}": value for name, value in seen.items()}, batch_size=len(maps))
+        terms, seen = self.spreading.terms(side, maps, mask, look=self._looks())
+        self.log_dict(seen, batch_size=len(maps))
         return terms
-
-    def _capped(self, side: str, held: Tensor) -> Tensor:
-        if isinstance(self.entropy_cap, int | float):
-            return held.clamp_max(float(self.entropy_cap))
-        limited: Tensor = self.entropy_limit(held) if self.entropy_cap == "real" and side == "d" else held
-        return limited
 
     def _path_length(self, batch: Batch) -> Tensor:
         """Return the penalty on path lengths of fresh styles, over half of the batch: it costs a second derivative."""
         count = (len(batch["z"]) + 1) // 2
-        z = sample_noise(self.generator, count, self.device)
-        condition, origin = (
-            None if x is None else x[:count] for x in (batch["condition_fake"], batch.get("origin_px"))
-        )
+        network: Any = self.generator
+        z = sample_noise(network, count, self.device)
+        given = (batch["condition_fake"], batch.get("origin_px"))
+        condition, origin = (None if x is None else x[:count] for x in given)
 
         def synthesis(styles: Tensor) -> Tensor:
-            network = cast(Any, self.generator)
             made: Tensor = network.forward_head(network.forward_features(z, condition, origin_px=origin, styles=styles))
             return made
 
-        penalty, mean = path_length(cast(Any, self.generator).style(z, condition), synthesis, self.path_mean)
+        penalty, mean = path_length(network.style(z, condition), synthesis, self.path_mean)
         self.path_mean.copy_(mean)
         return penalty
 
@@ -348,43 +299,5 @@ class ImageSynthesis(GenerationTask):
 
     @torch.no_grad()
     def contrast(self, batch: Batch) -> float:
-        """Return the deviation of generated images over that of real ones: within images or between, the smaller."""
-        shares = []
-        for dims in ((2, 3), (0,)) if len(batch["image"]) > 1 else ((2, 3),):
-            fake, real = (batch[key].float().std(dim=dims).mean() for key in ("fake", "image"))
-            shares.append(fake / real.clamp_min(1e-6))
-        return float(torch.stack(shares).min())
-
-
-def _flat(maps: Tensor, mask: Tensor) -> Tensor:
-    """Return one vector a sample, of valid cells where something is missing."""
-    return masked_features(maps, None if bool(mask.all()) else mask)
-
-
-def _usual(network: nn.Module) -> str:
-    """Return the tap at 32 px or a quarter of the image, or the next finer one."""
-    sizes = sorted(int(name[1:]) for name in cast(Any, network).taps)
-    wanted = min(_TAP_PX, int(cast(Any, network).size_px) // 4)
-    return f"b{next((size for size in sizes if size >= wanted), sizes[-1])}"
-
-
-def _too_small(size: int) -> str:
-    return (
-        f"ImageSynthesis: uniformity compares the images of a batch of one process: expected batch_size >= 2 (4 for "
-        f"two halves), got {size}; raise batch_size, or set the weights of uniformity_g and uniformity_d to 0"
-    )
-
-
-def _check_together(generator: nn.Module, discriminator: nn.Module) -> None:
-    """See that a discriminator judges what a generator makes.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    for what, other in (("out_channels", "in_channels"), ("condition_dim", "condition_dim"), ("size_px", "size_px")):
-        made, judged = getattr(generator, what, None), getattr(discriminator, other, None)
-        if made is not None and judged is not None and made != judged:
-            raise ValueError(
-                f"ImageSynthesis: the generator has {what} {made}, the discriminator {other} {judged}; expected equal "
-                "numbers"
-            )
+        """Return the deviation of generated images over that of real ones; see `least_contrast`."""
+        return least_contrast(batch["fake"], batch["image"])

@@ -98,7 +98,8 @@ def train(
         return pin
 
     manifest = Manifest.read(tiles)
-    seen = _digest_of_tiles(manifest)
+    mixed = _mixed(with_overrides(read_recipe(training.recipe), training.overrides))
+    seen = _digest_of_tiles(manifest, mixed)
     start = pin if mode == "finetune" else None
     if start is not None and start.trained_on == seen:
         logger.info("finetune: checkpoint %s has seen these tiles already, nothing new to learn", start.digest[:12])
@@ -134,12 +135,27 @@ def _training_items(manifest: Manifest) -> list[Any]:
     return items
 
 
-def _digest_of_tiles(manifest: Manifest) -> str:
+def _digest_of_tiles(manifest: Manifest, mixed: Manifest | None = None) -> str:
+    """Digest what is learned from: training tiles, and the synthetic images that are mixed with them."""
     names = ("rsgeo:pair", "rsgeo:digest", "rsgeo:usable")
-    seen = sorted(
+    seen: list[Any] = sorted(
         [item.id, *(item.properties.get(name) for name in names), *_label(item)] for item in _training_items(manifest)
     )
+    if mixed is not None:
+        seen.append(sorted([item.id, item.properties.get("rsgeo:inputs"), *_label(item)] for item in mixed))
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def _mix(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return what a recipe says about synthetic images among the training tiles; empty where it has none."""
+    settings = recipe.get("data", {}).get("init_args") or {}
+    return (settings.get("mix") or {}) if _knows_data(recipe) else {}
+
+
+def _mixed(recipe: dict[str, Any]) -> Manifest | None:
+    """Read the synthetic images that a recipe mixes in."""
+    products = _mix(recipe).get("products")
+    return None if products is None else Manifest.read(products)
 
 
 def _label(item: Any) -> list[str]:
@@ -191,6 +207,10 @@ def _knows_data(recipe: dict[str, Any]) -> bool:
 
 def _digest(recipe: dict[str, Any], seen: str, start: str) -> str:
     """Name a training by what it depends on; folders are left out, so a moved run is found again."""
+    if mix := _mix(recipe):
+        # What lies there counts, and is part of what was seen.
+        recipe = json.loads(json.dumps(recipe))
+        recipe["data"]["init_args"]["mix"] = {**mix, "products": ""}
     text = json.dumps([NETWORKS, recipe, seen, start], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -11,8 +11,10 @@ import rasterio
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from typer.testing import CliRunner
 
 from flows.synthesis import SYNTHESIS_TASKS, main, synthesis
+from rsgeo_gan import cli, raster
 from rsgeo_gan.chain import SYNTHESIS
 from rsgeo_gan.datasets import SyntheticDataset
 from rsgeo_gan.errors import CatalogError
@@ -58,6 +60,17 @@ def test_the_flow_makes_labelled_images_once_and_rests_the_second_time(tmp_path:
     page = (report / "index.html").read_text()
     pictures = ("contact-sheet.png", "walks.png", "scores/scores.png")
     assert all(f'src="{name}"' in page and (report / name).stat().st_size > 5000 for name in pictures)
+
+    checkpoint = next((out / "models").glob("*.ckpt"))
+    more = ["--out", str(tmp_path / "more"), "--count", "1", "--classes", next(iter(classes)), "--psi", "0.7"]
+    asked = CliRunner().invoke(
+        cli.app, ["synthesize", str(checkpoint), "--tiles", str(out / "tiles"), *more, "--device", "cpu"]
+    )
+    assert asked.exit_code == 0, asked.output
+    (made,) = Manifest.read(tmp_path / "more" / "products")
+    assert (made.properties["rsgeo:truncation"], made.properties["rsgeo:label"]) == (0.7, next(iter(classes)))
+    assert raster.inspect(asset_path(made, "data")).geobox == item_box(tiles.get(made.properties["rsgeo:from"][0]))
+    assert (tmp_path / "more" / "report" / "walks.png").stat().st_size > 5000
 
     second = synthesis(catalog=str(TOY), out=str(out))
     assert second == f"Nothing new: everything was done already. Report: {report / 'index.html'}"

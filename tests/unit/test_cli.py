@@ -243,13 +243,14 @@ def test_synthesize_walks_through_its_stages_and_puts_choices_into_the_catalogue
     seen: list[tuple[str, Any]] = []
 
     def run(name: str, job: chain.SynthesisJob, progress: Any) -> Outcome:
+        assert job.device == "cuda:1"
         seen.append((name, job.load().products))
         return Outcome(name, f"{name}.json", total=3, new=0)
 
     monkeypatch.setattr(chain, "run_stage", run)
     rows = {"classes": [{"class": "forest", "synthetic": 3}], "scores": []}
     monkeypatch.setattr(chain, "synthesis_headline", lambda job: rows)
-    chosen = ["--count", "3", "--classes", "forest, water", "--psi", "0.7", "--seed", "5"]
+    chosen = ["--count", "3", "--classes", "forest, water", "--psi", "0.7", "--seed", "5", "--device", "cuda:1"]
     result = runner.invoke(cli.app, ["synthesize", "--catalog", "synthesis", "--out", str(tmp_path), *chosen])
     assert result.exit_code == 0, result.output
     assert [name for name, _ in seen] == ["collect", "train", "synthesize", "report"]

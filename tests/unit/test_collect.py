@@ -279,6 +279,61 @@ def test_bad_collections_are_explained(tmp_path: Path) -> None:
     assert [(entry.id, entry.code) for entry in mixed.dropped] == [("c", "unreadable")]
 
 
+def test_lists_tell_images_of_one_file_name_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("crop/1", "lake/1", "lake/2.5m", "alone/3", "other/2.5m"):
+        picture(tmp_path / "in" / f"{name}.png", 7)
+    (tmp_path / "train.txt").write_text("crop/1.jpg\n/data/lake/2.5m\n")
+    (tmp_path / "test.txt").write_text("lake/1\nrgb/3.tif\n")
+    lists = {"train": tmp_path / "train.txt", "test": tmp_path / "test.txt"}
+    wanted = spec(folder(tmp_path / "in", gsd_m=1, splits=lists))
+    found = collect(wanted, tmp_path / "tiles")
+    splits = {item.id: item.properties["rsgeo:split"] for item in found}
+    assert splits == {"crop__1": "train", "lake__1": "test", "lake__2.5m": "train", "alone__3": "test"}
+    assert [entry.id for entry in found.dropped] == ["other__2.5m"]
+    picture(tmp_path / "in" / "1.png", 7)
+    with pytest.raises(SourceError, match=r"1\.png fits lines of the splits test and train"):
+        collect(wanted, tmp_path / "tiles")
+
+
+def test_a_dark_band_is_no_missing_pixel_unless_it_is_of_radar(tmp_path: Path) -> None:
+    """The sensor's nodata marks what is missing in all bands of an image that declares none itself."""
+    radar = {"name": "toy", "modality": "sar", "unit": "linear", "bands": ["vv", "vh"]}
+    known = np.ones((2, 16, 16), bool)
+    known[0, :, :4] = False
+    known[:, 0, :4] = False
+    for kind, where in (("placed", {"transform": box(16).affine, "crs": "EPSG:32632"}), ("bare", {})):
+        for sensor, values, share in ((S2, np.uint16(40) * known, 252 / 256), (radar, np.float32(0.1) * known, 0.75)):
+            path = tmp_path / f"{kind}-{sensor['modality']}" / "a.tif"
+            path.parent.mkdir()
+            form = {"width": 16, "height": 16, "count": 2, "dtype": values.dtype, **where}
+            with rasterio.open(path, "w", driver="GTiff", **form) as file:
+                file.write(values)
+            images = folder(path.parent, gsd_m=10, sensor={**sensor, "nodata": 0})
+            found = collect(spec(images, min_valid=0.5), tmp_path / "tiles" / path.parent.name)
+            assert found.items[0].properties["rsgeo:valid_share"] == share
+            stored, valid = raster.read(found.items[0].assets["image"].href)
+            assert valid.mean() == share
+            # A dark pixel stays apart from a missing one: it becomes the next value.
+            assert sensor is radar or stored[:, 5, :5].tolist() == [[1, 1, 1, 1, 40], [40] * 5]
+
+
+def test_long_names_are_shortened_or_left_out_and_stop_nothing(tmp_path: Path) -> None:
+    for name in ("x" * 120 + "/" + "y" * 120, "x" * 120 + "/" + "y" * 120 + "z"):
+        picture(tmp_path / "in" / f"{name}.png", 7, size=32)
+    found = collect(spec(folder(tmp_path / "in", gsd_m=1)), tmp_path / "tiles")
+    assert len({item.properties["rsgeo:image"] for item in found}) == 2
+    assert len(found) == 8
+    scene(tmp_path / "s" / "a.tif", 32)
+    facts = {"rsgeo:sensor": S2, "rsgeo:bands": ["red", "nir"], "rsgeo:band_indexes": [1, 2]}
+    when = datetime(2024, 5, 1, tzinfo=UTC)
+    assets = {"data": tmp_path / "s" / "a.tif"}
+    scenes = [make_item(name, box(32), when=when, properties=facts, assets=assets) for name in ("a", "b" * 190)]
+    Manifest(tmp_path / "scenes" / "scenes.json", scenes).save()
+    told = collect(spec({"kind": "scenes", "path": tmp_path / "scenes"}, max_failed_share=0.5), tmp_path / "more")
+    assert {item.properties["rsgeo:image"] for item in told} == {"a"}
+    assert [entry.code for entry in told.dropped] == ["unreadable"] * 4
+
+
 def test_a_scene_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     scene(tmp_path / "s" / "a.tif", 16)
     facts = {"rsgeo:sensor": S2, "rsgeo:bands": ["red", "nir"], "rsgeo:band_indexes": [1, 2]}

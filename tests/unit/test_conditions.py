@@ -63,6 +63,8 @@ def test_a_walk_changes_one_condition_only() -> None:
 def test_labels_are_positions_among_the_classes() -> None:
     assert ALL.classes is LABEL
     assert LABEL.index("water") == 2
+    # Class names that are numbers may come as such.
+    assert Classes("cover", ("10", "20")).encode(20).tolist() == [-1, 1]
     assert Conditions((DAY,)).classes is None
 
 

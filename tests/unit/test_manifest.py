@@ -4,6 +4,7 @@ import errno
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pystac
@@ -64,6 +65,48 @@ def test_an_item_replaces_its_namesake_and_forgets_that_it_was_dropped(tmp_path:
     manifest.add(item(tmp_path))
     manifest.add(item(tmp_path))
     assert (manifest.ids(), manifest.dropped) == (["scene-1"], [])
+
+
+def test_items_are_found_by_id_however_the_list_was_changed(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "scenes.json")
+    for name in "abcd":
+        manifest.add(item(tmp_path, name))
+    assert "c" in manifest
+    manifest.items.reverse()
+    assert [manifest.get(name).id for name in "abcd"] == list("abcd")
+    manifest.items.append(item(tmp_path, "e"))
+    manifest.items = [entry for entry in manifest.items if entry.id != "c"]
+    assert ["c" in manifest, "e" in manifest, 3 in manifest] == [False, True, False]
+    manifest.drop("d", "ingest", "truncated", "…")
+    manifest.add(item(tmp_path, "b"))
+    manifest.drop("d", "ingest", "unreadable", "…")
+    assert manifest.ids() == ["b", "a", "e"]
+    assert [(entry.id, entry.code) for entry in manifest.dropped] == [("d", "unreadable")]
+    with pytest.raises(SourceError, match="no item 'd'; it has 3 others"):
+        manifest.get("d")
+
+
+def test_adding_dropping_and_finding_do_not_walk_through_all_items(tmp_path: Path) -> None:
+    """Every step reads an id or two, whether there are ten items or thousands."""
+
+    class Counted:
+        read = 0
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @property
+        def id(self) -> str:
+            Counted.read += 1
+            return self.name
+
+    manifest = Manifest(tmp_path / "scenes.json")
+    for number in range(300):
+        manifest.drop(f"d{number}", "tile", "unreadable", "…")
+        manifest.add(cast(Any, Counted(f"i{number}")))
+        assert f"i{number}" in manifest
+        manifest.get(f"i{number}")
+    assert Counted.read < 20 * 300
 
 
 @pytest.mark.parametrize("bad", ["../../x", "a/b", "", "..", "a\\b", "x" * 300, "a..b", ".hidden", "a b"])

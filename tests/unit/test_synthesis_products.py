@@ -15,6 +15,8 @@ from rsgeo_gan import models, raster
 from rsgeo_gan.catalog import SyntheticProducts
 from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError
 from rsgeo_gan.grid import same_lattice
+from rsgeo_gan.inference import synthesis
+from rsgeo_gan.inference.devices import device_of
 from rsgeo_gan.inference.synthesis import plan, read_model, synthesize
 from rsgeo_gan.inference.synthesizer import Synthesizer
 from rsgeo_gan.inference.walks import walks
@@ -119,6 +121,41 @@ def test_finished_images_are_kept_and_more_are_added(model: Path, places: Manife
     other = synthesize(model, tmp_path, wanted(count=1, classes=["field"], truncation=0.5), tiles=places)
     assert other.ids() == first.ids()
     assert state()[f"{first.ids()[0]}.tif"] != before[f"{first.ids()[0]}.tif"]
+
+
+def test_what_was_made_before_an_interruption_is_listed_and_kept(
+    model: Path, places: Manifest, made: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of an image: its raster is there, its item is not."""
+    write, written = synthesis.write_item, []
+
+    def interrupted(item: pystac.Item, path: Path) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(item, path)
+
+    monkeypatch.setattr(synthesis, "write_item", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(model, tmp_path, wanted(), tiles=places)
+    assert len(list(tmp_path.glob("*.tif"))) == 3
+    assert Manifest.read(tmp_path / "products.json").ids() == made.ids()[:2]
+    before = {path: path.stat().st_mtime_ns for path in written}
+    monkeypatch.setattr(synthesis, "write_item", write)
+    again = synthesize(model, tmp_path, wanted(), tiles=places)
+    assert again.ids() == made.ids()
+    assert {path: path.stat().st_mtime_ns for path in written} == before
+    assert all(np.array_equal(pixels(again.get(name)), pixels(made.get(name))) for name in made.ids())
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_device_is_taken_by_name(model: Path, places: Manifest, tmp_path: Path) -> None:
+    assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert Synthesizer.load(model, device="auto").device == device_of("auto")
+    for name in ("cuda:63", "abacus"):
+        with pytest.raises(CatalogError, match=f"Device '{name}' cannot be used here"):
+            synthesize(model, tmp_path / "b", wanted(), tiles=places, device=name)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_damaged_image_is_made_again(model: Path, places: Manifest, tmp_path: Path) -> None:

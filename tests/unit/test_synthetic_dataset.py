@@ -85,6 +85,25 @@ def test_labels_follow_the_conditions_of_the_real_tiles(products: Manifest) -> N
         SyntheticDataset(products.path, EO_SCALER, Conditions((Classes("label", ("forest",)),)))
 
 
+def test_only_images_of_the_classes_trained_on_are_mixed_in(places: Manifest, products: Manifest) -> None:
+    made = TileDataModule(
+        str(places.path),
+        patch_size=SIZE_PX,
+        batch_size=2,
+        classes=["forest"],
+        val_length=2,
+        mix={"products": str(products.path), "share": 0.5},
+    )
+    made.setup("fit")
+    assert made.facts["mix"]["images"] == COUNT
+    kept = [item.properties["rsgeo:label"] for item in map(made.train_dataset.synthetic.tile_set.item, _tiles(made))]
+    assert kept == ["forest"] * COUNT
+
+
+def _tiles(made: TileDataModule):
+    return made.train_dataset.synthetic.tile_set.tiles
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_is_met_exactly_in_every_epoch_and_every_process(
     share: float, places: Manifest, products: Manifest

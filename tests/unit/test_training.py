@@ -351,6 +351,32 @@ def test_labels_are_part_of_what_a_training_has_seen(root: Path) -> None:
     assert process._digest_of_tiles(manifest) != before
 
 
+def test_synthetic_images_that_are_mixed_in_count_by_what_they_are_not_by_where_they_lie(root: Path) -> None:
+    def mix(folder: str) -> Published:
+        data = {"class_path": "rsgeo_gan.datamodules.TileDataModule"}
+        data["init_args"] = {"side": "source", "mix": {"products": str(root / folder), "share": 0.5}}
+        (root / "toy.yaml").write_text(yaml.safe_dump(RECIPE | {"data": data}))
+        return _train(root, "scratch")
+
+    with pytest.raises(SourceError, match=r"There is no item collection at .*products;"):
+        mix("products")
+    made = Manifest(root / "products" / "products.json")
+    box = GeoBox.from_bbox((0, 0, 160, 160), "EPSG:32633", resolution=10)
+    facts = {"rsgeo:synthetic": True, "rsgeo:inputs": "one", "rsgeo:label": "forest"}
+    made.add(make_item("c0", box, when=datetime(2024, 5, 1, tzinfo=UTC), properties=facts, assets={}))
+    made.save()
+    first = mix("products")
+    (root / "products").rename(root / "elsewhere")
+    (root / "elsewhere" / "products.json").rename(root / "elsewhere" / "elsewhere.json")
+    assert mix("elsewhere").trained_on == first.trained_on
+    assert len(_calls(root)) == 1
+    made.items[0].properties["rsgeo:inputs"] = "another"
+    made.path = root / "elsewhere" / "elsewhere.json"
+    made.save()
+    assert mix("elsewhere").trained_on != first.trained_on
+    assert len(_calls(root)) == 2
+
+
 def test_a_task_that_is_not_there_is_named() -> None:
     with pytest.raises(CatalogError, match=r"task rsgeo_gan\.tasks\.Nix cannot be imported"):
         _fitted("rsgeo_gan.tasks.Nix")

@@ -54,6 +54,11 @@ def test_original_weights_on_three_bands_are_fid_and_nothing_else_is(inception: 
     torchvision = InceptionBackend(ours | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)})
     assert (torchvision.name, torchvision.is_fid) == ("inception-v3-imagenet", False)
     assert not torch.allclose(torchvision.describe(x), found, rtol=0.01)
+    # torchvision's weights know [-1, 1], whatever its own way to there.
+    seen: list[torch.Tensor] = []
+    torchvision.network.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torchvision.describe(torch.stack([torch.full((3, 32, 32), value) for value in (-1.0, 1.0)]))
+    torch.testing.assert_close(seen[0].mean(dim=(1, 2, 3)), torch.tensor([-1.0, 1.0]))
     assert (FrechetDistance(backend).name, KernelDistance(backend).name) == ("FID", "KID")
     assert FrechetDistance(torchvision).name == "FD-inception-v3-imagenet"
 

@@ -221,6 +221,19 @@ def test_mixed_precision_keeps_float32_results_close(kinds: tuple[type, type]) -
     assert (mixed_logits - logits).abs().max() < 0.05 * logits.abs().max()
 
 
+def test_styles_are_drawn_towards_the_mean_from_the_first_batch_on() -> None:
+    torch.manual_seed(0)
+    network = StyleGenerator(2, 8, width=4, max_width=8, latent_dim=6, mixing=0.0)
+    z = torch.randn(64, 6)
+    with torch.no_grad():
+        first = network.style(z)[:, 0].mean(dim=0)
+        torch.testing.assert_close(network.mean_style, first)
+        second = network.style(2 + z)[:, 0].mean(dim=0)
+        torch.testing.assert_close(network.mean_style, torch.lerp(first, second, 0.002))
+        network.eval().truncate(0.0)
+        torch.testing.assert_close(network.style(z[:1])[0, 0], network.mean_style)
+
+
 @pytest.mark.parametrize("kinds", list(zip(GENERATORS, DISCRIMINATORS, strict=True)))
 def test_a_pair_is_one_graph_for_the_compiler(kinds: tuple[type, type]) -> None:
     made, judge = generator(kinds[0], size=8, condition_dim=3).eval(), discriminator(kinds[1], size=8, condition_dim=3)

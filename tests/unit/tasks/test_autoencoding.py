@@ -291,6 +291,16 @@ def test_garbage_under_nodata_changes_no_term(mode: str) -> None:
     assert all(torch.isfinite(term) for term in found[0].values())
 
 
+def test_the_slope_at_pixels_without_data_is_not_penalised() -> None:
+    made, given = task("tied", norm="none"), batch()
+    whole = made.discriminator_terms(made.prepare(dict(given)))["r1"]
+    given["mask_valid"] = torch.zeros_like(given["mask_valid"])
+    given["mask_valid"][..., 0, 0] = 1
+    least = made.discriminator_terms(made.prepare(dict(given)))["r1"]
+    # One pixel of 1024 has about its share of the squared slope.
+    assert 0 < least.item() < 0.05 * whole.item()
+
+
 def test_a_walk_keeps_the_code_and_changes_one_condition() -> None:
     made, given, seen = task().eval(), batch(), []
     made.generator.register_forward_hook(lambda _m, args, _o: seen.append(args))

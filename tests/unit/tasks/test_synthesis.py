@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from rsgeo_gan.augment import AdaptiveAugmentation
 from rsgeo_gan.datamodules import TileDataModule
 from rsgeo_gan.errors import CheckpointError
 from rsgeo_gan.losses import NonSaturating
+from rsgeo_gan.metrics import RandomConv
 from rsgeo_gan.models import (
     DCGANDiscriminator,
     DCGANGenerator,
+    FrequencyShifted,
     StyleDiscriminator,
     StyleGenerator,
     swap_spectrum,
@@ -183,9 +186,9 @@ def test_entropy_is_capped_by_a_number_and_by_what_reals_have() -> None:
     limit = float(task.entropy_limit.limit)
     assert math.isfinite(limit)
     above, below = torch.tensor(limit + 3), torch.tensor(limit - 3)
-    assert float(task._capped("d", above)) == limit
-    assert torch.equal(task._capped("d", below), below)
-    assert torch.equal(task._capped("g", above), above)
+    assert float(task.spreading.capped("d", above)) == limit
+    assert torch.equal(task.spreading.capped("d", below), below)
+    assert torch.equal(task.spreading.capped("g", above), above)
 
 
 PARTS = ("generator", "discriminator")
@@ -416,6 +419,11 @@ class Data(LightningDataModule):
         ),
         ({"tap_discriminator": "b4"}, {}, r"DCGANDiscriminator has no tap 'b4'; .* one of b16, b8"),
         ({"weights": {"path_length": 2.0}}, {}, r"path_length needs a generator with styles, which DCGANGenerator"),
+        (
+            {"backend": RandomConv(3, dims=2)},
+            {"facts": {"image": {"bands": ["B02", "B03"], "low": [0] * 2, "high": [1] * 2}}},
+            r"backend of the scores takes 3 bands, but the tiles have 2",
+        ),
         ({}, {"facts": {"patch_px": 32}}, r"generator was built with size_px 16, but the tiles ask for 32 .*patch"),
         (
             {},
@@ -443,8 +451,29 @@ def test_networks_and_settings_that_do_not_belong_together_are_refused() -> None
         synthesis(spectrum={"datum": True})
     with pytest.raises(ValueError, match=r"unknown terms \['entropy'\]"):
         synthesis(weights={"entropy": 0.5})
+    with pytest.raises(ValueError, match=r"entropy_cap as a number, \"real\" or none, got 'reel'"):
+        synthesis(entropy_cap="reel")
     with pytest.raises(ValueError, match=r"penalty_every and path_every >= 1"):
         synthesis(penalty_every=0)
+
+
+def test_what_may_be_meant_is_warned_of_before_training(caplog: pytest.LogCaptureFixture) -> None:
+    """Frequencies on the ground for other pixels, and patches that no score describes."""
+    base = DCGANGenerator(2, 8, width=4, max_width=8, latent_dim=6, norm="none")
+    for gsd, patches in ((10.0, 8), (20.0, 8)):
+        network = FrequencyShifted(base, frequencies_per_m=[[1 / 160, 0]], gsd_m=10.0, tap="b4")
+        judge = DCGANDiscriminator(2, 8, width=4, max_width=8)
+        task = ImageSynthesis(network, judge, augmentation=AdaptiveAugmentation(turns=gsd > 10))
+        radar = {"bands": ["vv", "vh"], "low": [-25, -32], "high": [0, -5], "unit": "dB"}
+        task._trainer = Mock(datamodule=Data(facts={"gsd": gsd, "patch_px": patches, "image": radar}))
+        task.setup("fit")
+    told = [record.getMessage() for record in caplog.records]
+    assert [message for message in told if "stated for pixels" in message] == [
+        "the generator's frequencies are stated for pixels of 10 m, the tiles have 20 (units of their CRS); if these "
+        "are metres, correct gsd_m of the generator"
+    ]
+    assert sum("8 px are too small for the features of scores, which need 16 px" in message for message in told) == 2
+    assert sum("radar images are turned and mirrored" in message for message in told) == 1
 
 
 def test_a_batch_without_the_conditions_that_networks_need_is_refused() -> None:
