@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -23,10 +24,14 @@ from rsgeo_gan.datasets import (
 )
 from rsgeo_gan.datasets.tiles import TileSet
 from rsgeo_gan.errors import SourceError
+from rsgeo_gan.grid import crs_of
 from rsgeo_gan.labelled import conditions_of, of_classes
+from rsgeo_gan.manifest import item_box
 from rsgeo_gan.sensors import Scaler
 
 __all__ = ["TileDataModule"]
+
+_GSD_TOLERANCE = 0.05
 
 
 class TileDataModule(PatchDataModule):
@@ -147,6 +152,7 @@ class TileDataModule(PatchDataModule):
     def _facts(self, every: TileSet, found: Survey) -> dict[str, Any]:
         assert isinstance(every, ImageTileSet)
         self._sizes(every)
+        _one_pixel_size(every)
         self.conditions = conditions_of(every.manifest, self.wanted, self.classes)
         if self.balanced and self.conditions.classes is None:
             raise SourceError(
@@ -224,3 +230,31 @@ class TileDataModule(PatchDataModule):
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
         )
+
+
+def _one_pixel_size(every: ImageTileSet) -> None:
+    """Warn of tiles whose pixels are larger or smaller than those of others: a network sees all as of one size."""
+    first: tuple[float, str] | None = None
+    seen: set[tuple[Any, ...]] = set()
+    for item in every.manifest:
+        found = item.properties
+        key = (found.get("proj:code") or found.get("proj:wkt2"), *(found["proj:transform"][k] for k in (0, 1, 3, 4)))
+        if key in seen:
+            continue
+        seen.add(key)
+        box = item_box(item)
+        if crs_of(box).geographic:
+            continue
+        side = math.sqrt(abs(box.affine.determinant))
+        first = first or (side, item.id)
+        if abs(side / first[0] - 1) > _GSD_TOLERANCE:
+            log.warning(
+                "%s: tile %s has pixels of %g, tile %s of %g; a network sees them as of one size. Collect each pixel "
+                "size in its own folder",
+                every.path,
+                item.id,
+                side,
+                first[1],
+                first[0],
+            )
+            return

@@ -252,6 +252,19 @@ def test_conditions_come_from_the_items(chips: Path) -> None:
         conditions_of(manifest, ["sensor"])
 
 
+def test_pixels_of_two_sizes_are_warned_of(chips: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ready(chips)
+    assert "pixels of" not in caplog.text
+    manifest = Manifest.read(chips)
+    transform = manifest.items[3].properties["proj:transform"]
+    manifest.items[3].properties["proj:transform"] = [
+        2 * part if k in (0, 4) else part for k, part in enumerate(transform)
+    ]
+    manifest.save()
+    ready(chips)
+    assert "tile chip3 has pixels of 20, tile chip0 of 10; a network sees them as of one size" in caplog.text
+
+
 def test_bad_collections_are_explained_before_training(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="chip1 says nothing about the condition 'label'"):
         ready(write_chips(tmp_path / "a", labels=["crop", None]), conditions=["label"])
