@@ -134,6 +134,8 @@ def synthesize(
 def plan(synthesizer: Synthesizer, settings: SyntheticProducts, tiles: Manifest | None = None) -> list[Cell]:
     """Decide which images are made: name, conditions, seed and place of each.
 
+    A class that nobody named and that has no tile of the split is left out, with a warning: it was not learnt either.
+
     Args:
         synthesizer: The model.
         settings: What is wanted.
@@ -149,11 +151,23 @@ def plan(synthesizer: Synthesizer, settings: SyntheticProducts, tiles: Manifest 
         )
     cells = []
     for label in _labels(synthesizer, settings):
-        given = _tiles_of(label, tiles, settings) if settings.grid is None else []
+        try:
+            given = _tiles_of(label, tiles, settings) if settings.grid is None else []
+        except _NoTile as error:
+            if label in (ALL, *settings.classes):
+                raise
+            _log.warning("%s: class %s left out: %s", _STAGE, label, error)
+            continue
         for number in range(settings.count):
             tile = given[number % len(given)] if given else None
             cells.append(_cell(label, number, tile, synthesizer, settings))
+    if not cells:
+        raise SourceError(f"No class of the model has a tile in the split {settings.split!r}: nothing to make.")
     return cells
+
+
+class _NoTile(SourceError):
+    """A class has no tile to lie on."""
 
 
 def _labels(synthesizer: Synthesizer, settings: SyntheticProducts) -> tuple[str, ...]:
@@ -182,7 +196,7 @@ def _tiles_of(label: str, tiles: Manifest | None, settings: SyntheticProducts) -
     ]
     if not found:
         what = "" if label == ALL else f" of class {label}"
-        raise SourceError(
+        raise _NoTile(
             f"{tiles.path} has no tile{what} in the split {settings.split!r} ({len(tiles)} tiles in all), so there is "
             "no place for such an image. Choose another split or other classes, or declare a grid (products.grid)."
         )

@@ -190,6 +190,18 @@ def test_names_stay_in_the_folder_and_apart(made: Manifest, places: Manifest, tm
     assert {path.name for path in tmp_path.iterdir()} == {"m", "out"}
 
 
+def test_a_class_without_a_tile_is_left_out_unless_it_was_asked_for(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = tiles(tmp_path, 4)
+    for item in places:
+        if item.properties["rsgeo:label"] == "field":
+            item.properties["rsgeo:split"] = "test"
+    cells = plan(Synthesizer.load(model), wanted(count=2), places)
+    assert {cell.label for cell in cells} == set(CLASSES) - {"field"}
+    assert "class field left out" in caplog.text
+
+
 def test_a_smaller_or_larger_tile_gives_its_middle(model: Path, tmp_path: Path) -> None:
     for size in (12, 21):
         places = tiles(tmp_path / str(size), 3, size_px=size)
@@ -264,7 +276,8 @@ def test_walks_of_an_encoded_tile_begin_with_the_tile(tmp_path: Path) -> None:
     ("settings", "error", "message"),
     [
         ({"classes": ["desert"]}, CatalogError, "there is no class 'desert'; expected one of field, forest"),
-        ({"split": "test"}, SourceError, "has no tile of class field in the split 'test'"),
+        ({"split": "test"}, SourceError, "No class of the model has a tile in the split 'test'"),
+        ({"split": "test", "classes": ["field"]}, SourceError, "has no tile of class field in the split 'test'"),
         ({"conditions": {"cloud": 1}}, CatalogError, "no condition 'cloud'; expected one of label, day"),
         ({"grid": GRID}, CatalogError, "Conditions day have no value"),
         ({"latent": "tile", "grid": GRID}, CatalogError, "leave one of the two out"),
