@@ -6,7 +6,7 @@ of the scene.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -19,14 +19,26 @@ from rsgeo_gan.errors import SourceError
 from rsgeo_gan.sensors import Scaler
 from rsgeo_gan.tiling import Side
 
-__all__ = ["Network", "SceneReader", "Span", "noise_rows", "sample_windows", "spans", "strips_of", "translate"]
+__all__ = [
+    "Network",
+    "SceneReader",
+    "Span",
+    "Strip",
+    "Window",
+    "noise_rows",
+    "sample_windows",
+    "spans",
+    "strips",
+    "strips_of",
+    "translate",
+]
 
 CHUNK_PX = 128
 """Rows read at a time, counted from the scene's first row: a part of a block in most files, whose other rows GDAL's
 cache keeps. Lower chunks cost decoding, higher ones memory with the width."""
 
 STRIP_BYTES = 64 << 20
-"""Wanted size of a strip, input and output together."""
+"""Wanted size of a strip, input and output together; strips of finer pixels may be larger by their scale."""
 
 SAMPLE_PX = 256
 """Side of a sample window of the first pass."""
@@ -87,11 +99,13 @@ class SceneReader:
         side: The scene, its bands and its displacement, read exactly as tiles are.
         box: Grid of the product.
         scaler: Analysis units to model units, bands in the side's order.
+        clip: Bring values beyond the training's range to its ends.
     """
 
     side: Side
     box: GeoBox
     scaler: Scaler
+    clip: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -108,7 +122,8 @@ class SceneReader:
             width: Columns.
 
         Returns:
-            float32 of shape (C, height, width) in [-1, 1], 0 where invalid, and validity (height, width).
+            float32 of shape (C, height, width), 0 where invalid, and validity (height, width); values are in
+            [-1, 1] when clipped.
         """
         values = self.side.read(self.box[row : row + height, col : col + width])
         valid = ~np.isnan(values[0])
@@ -118,7 +133,8 @@ class SceneReader:
         for band, factor, shift in zip(values, gain.astype(np.float32), bias.astype(np.float32), strict=True):
             np.multiply(band, factor, out=band)
             np.add(band, shift, out=band)
-        np.clip(values, -1, 1, out=values)
+        if self.clip:
+            np.clip(values, -1, 1, out=values)
         if not valid.all():
             values[:, ~valid] = 0
         return values, valid
@@ -197,6 +213,85 @@ Write = Callable[[np.ndarray, int, np.ndarray], None]
 """Receives model values (C, h, W), the first row and the validity (h, W) of a finished strip."""
 
 
+@dataclass(frozen=True)
+class Strip:
+    """A stretch of rows of a scene, read with its halo, and the windows that it is cut into.
+
+    Attributes:
+        row: Which rows are kept, and which were read.
+        valid: Validity of the kept rows, shape (h, W).
+    """
+
+    row: Span
+    valid: np.ndarray
+    _columns: Sequence[Span]
+    _read: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    def windows(self) -> Iterator[Window]:
+        """Return the windows that have any valid pixel to keep, from left to right."""
+        values, valid, noise = self._read
+        for col in self._columns:
+            if not self.valid[:, col.start : col.stop].any():
+                continue
+            across = slice(col.read_start, col.read_stop)
+            whole = bool(valid[:, across].all())
+            yield Window(
+                self.row,
+                col,
+                _tensor(values[:, :, across]),
+                None if whole else _tensor(valid[None, :, across].astype(np.float32)),
+                _tensor(noise[:, :, across]) if len(noise) else None,
+            )
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a strip, as a network takes it.
+
+    Attributes:
+        row: Its rows, counted on the scene.
+        col: Its columns, counted on the scene.
+        values: Shape (1, C, h, w), model units, 0 where invalid.
+        mask: Validity, shape (1, 1, h, w); None where all of it is valid.
+        noise: Standard normal noise, shape (1, N, h, w), for generators that take some.
+    """
+
+    row: Span
+    col: Span
+    values: torch.Tensor
+    mask: torch.Tensor | None
+    noise: torch.Tensor | None
+
+    def kept(self, answer: torch.Tensor, scale: int = 1) -> np.ndarray:
+        """Return what is kept of an answer (1, C, scale · h, scale · w), shape (C, ...)."""
+        rows, cols = (slice(scale * part.start, scale * part.stop) for part in (self.row.kept, self.col.kept))
+        kept: np.ndarray = answer[0, :, rows, cols].numpy()
+        return kept
+
+
+def strips(
+    reader: SceneReader, network: Network, plan: Sequence[Span], *, window_px: int, seed: int = 0
+) -> Iterator[Strip]:
+    """Read a scene from top to bottom, the next rows while a strip is worked on.
+
+    Args:
+        reader: The scene, on the product's grid.
+        network: The generator.
+        plan: What `strips_of` returned.
+        window_px: Side of a window's core; its halo comes on top.
+        seed: Seed of the noise field.
+
+    Yields:
+        Strips in order; each lasts until the next is asked for.
+    """
+    columns = spans(reader.shape[1], window_px, network.halo_px, network.stride, even=True)
+    most_rows = max(strip.read_stop - strip.read_start for strip in plan)
+    with _Rows(reader, most_rows, network.noise_channels, seed) as rows:
+        for row in plan:
+            read = rows.take(row.read_start, row.read_stop)
+            yield Strip(row, read[1][row.kept].copy(), columns, read)
+
+
 def translate(
     reader: SceneReader,
     network: Network,
@@ -221,43 +316,31 @@ def translate(
         seed: Seed of the noise field.
         done: Called after each strip.
     """
-    width = reader.shape[1]
-    columns = spans(width, window_px, network.halo_px, network.stride, even=True)
-    strips = strips_of(reader, network, channels, window_px)
-    most_rows = max(strip.read_stop - strip.read_start for strip in strips)
-    with _Rows(reader, most_rows, network.noise_channels, seed) as rows:
-        for row in strips:
-            values, valid, noise = rows.take(row.read_start, row.read_stop)
-            kept = valid[row.kept].copy()
-            out = np.zeros((channels, row.stop - row.start, width), np.float32)
-            for col in columns:
-                if not kept[:, col.start : col.stop].any():
-                    continue
-                across = slice(col.read_start, col.read_stop)
-                whole = bool(valid[:, across].all())
-                answer = network(
-                    _tensor(values[:, :, across]),
-                    None if whole else _tensor(valid[None, :, across].astype(np.float32)),
-                    _tensor(noise[:, :, across]) if network.noise_channels else None,
-                )
-                out[:, :, col.start : col.stop] = answer[0, :, row.kept, col.kept].numpy()
-            write(out, row.start, kept)
-            done()
+    plan = strips_of(reader, network, channels, window_px)
+    for strip in strips(reader, network, plan, window_px=window_px, seed=seed):
+        out = np.zeros((channels, *strip.valid.shape), np.float32)
+        for window in strip.windows():
+            answer = network(window.values, window.mask, window.noise)
+            out[:, :, window.col.start : window.col.stop] = window.kept(answer)
+        write(out, strip.row.start, strip.valid)
+        done()
 
 
-def strips_of(reader: SceneReader, network: Network, channels: int, window_px: int) -> list[Span]:
+def strips_of(reader: SceneReader, network: Network, channels: int, window_px: int, *, scale: int = 1) -> list[Span]:
     """Cut a scene into strips; those of wide scenes are lower, as far as their halos then stay cheap.
 
     Args:
         reader: The scene.
         network: The generator.
-        channels: Bands that it gives.
+        channels: Values that it gives for each of its pixels.
         window_px: Greatest height of a strip's core.
+        scale: Its pixels along a side of one of the scene's.
     """
     height, width = reader.shape
-    row_bytes = 4 * width * (len(reader.scaler.bands) + network.noise_channels + channels)
-    affordable = STRIP_BYTES // row_bytes // CHUNK_PX * CHUNK_PX
-    core_px = min(window_px, max(affordable, CHUNK_PX, 6 * network.halo_px))
+    row_bytes = 4 * width * (len(reader.scaler.bands) + network.noise_channels + channels * scale**2)
+    step = CHUNK_PX // scale
+    affordable = scale * STRIP_BYTES // row_bytes // step * step
+    core_px = min(window_px, max(affordable, step, 6 * network.halo_px // scale))
     return spans(height, core_px, network.halo_px, network.stride)
 
 
