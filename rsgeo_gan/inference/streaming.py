@@ -21,11 +21,13 @@ from rsgeo_gan.tiling import Side
 
 __all__ = [
     "Network",
+    "Sample",
     "SceneReader",
     "Span",
     "Strip",
     "Window",
     "noise_rows",
+    "sample_places",
     "sample_windows",
     "spans",
     "strips",
@@ -143,10 +145,6 @@ class SceneReader:
 def sample_windows(reader: SceneReader, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Read full-resolution windows spread over the valid part of a scene, the same ones every time.
 
-    Cells of `SAMPLE_PX` are visited in an order that spreads (steps of the golden section); windows at
-    least half valid are taken until there are `SAMPLES`. Where the scene has too few of them, those with
-    the most valid pixels are taken.
-
     Args:
         reader: The scene.
         stride: Windows begin at whole multiples of it and have such a side, where the scene is large enough.
@@ -157,29 +155,69 @@ def sample_windows(reader: SceneReader, stride: int) -> tuple[np.ndarray, np.nda
     Raises:
         SourceError: If the scene has no valid pixel at all.
     """
+    taken = sample_places(reader, stride)
+    return np.stack([sample.values for sample in taken]), np.stack([sample.valid for sample in taken])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A window of the first pass.
+
+    Attributes:
+        row: Its first row.
+        col: Its first column.
+        values: Shape (C, side, side), model units, 0 where invalid.
+        valid: Validity, shape (side, side).
+    """
+
+    row: int
+    col: int
+    values: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def share(self) -> float:
+        """Share of valid pixels."""
+        return float(self.valid.mean())
+
+
+def sample_places(reader: SceneReader, stride: int, side_px: int = SAMPLE_PX) -> list[Sample]:
+    """Read full-resolution windows spread over the valid part of a scene, and say where they are.
+
+    Cells of `side_px` are visited in an order that spreads (steps of the golden section); windows at
+    least half valid are taken until there are `SAMPLES`. Where the scene has too few of them, those with
+    the most valid pixels are taken.
+
+    Args:
+        reader: The scene.
+        stride: Windows begin at whole multiples of it and have such a side, where the scene is large enough.
+        side_px: Side of a window.
+
+    Raises:
+        SourceError: If the scene has no valid pixel at all.
+    """
     height, width = reader.shape
-    rows, cols = (_side(length, stride) for length in (height, width))
+    rows, cols = (_side(length, stride, side_px) for length in (height, width))
     cells = [(row, col) for row in _starts(height, rows, stride) for col in _starts(width, cols, stride)]
-    taken: list[tuple[float, np.ndarray, np.ndarray]] = []
+    taken: list[Sample] = []
     for cell in _spread(len(cells)):
-        values, valid = reader.read(*cells[cell], rows, cols)
-        share = float(valid.mean())
-        if share > 0:
-            taken.append((share, values, valid))
+        sample = Sample(*cells[cell], *reader.read(*cells[cell], rows, cols))
+        if sample.share > 0:
+            taken.append(sample)
         if len(taken) > SAMPLES:
-            taken.remove(min(taken, key=lambda sample: sample[0]))
-        if len(taken) == SAMPLES and all(share >= 0.5 for share, _, _ in taken):
+            taken.remove(min(taken, key=lambda sample: sample.share))
+        if len(taken) == SAMPLES and all(sample.share >= 0.5 for sample in taken):
             break
     if not taken:
         raise SourceError(
             f"{reader.side.path}: no valid pixel on the product's grid of {height} x {width} pixels; every pixel is "
             "nodata or masked as cloud. Drop the scene, or check its nodata value and class mask."
         )
-    return np.stack([values for _, values, _ in taken]), np.stack([valid for _, _, valid in taken])
+    return taken
 
 
-def _side(length: int, stride: int) -> int:
-    side = min(SAMPLE_PX, length)
+def _side(length: int, stride: int, wanted: int) -> int:
+    side = min(wanted, length)
     return max(side // stride * stride, min(side, stride))
 
 
