@@ -36,7 +36,7 @@ from rsgeo_gan.manifest import make_item, write_text
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.provenance import Provenance, fingerprint, qml
 from rsgeo_gan.raster import GDAL_CACHE_MIB, StripWriter
-from rsgeo_gan.sensors import Scaler
+from rsgeo_gan.sensors import Scaler, get_sensor
 from rsgeo_gan.tiling import Side
 
 __all__ = ["LOW_GATE", "WINDOW_PX", "Sharp", "make", "superres"]
@@ -67,6 +67,25 @@ class Sharp:
     item: pystac.Item
     notes: tuple[str, ...]
     new: bool
+
+    def lines(self) -> list[str]:
+        """Say what came of it, for a person."""
+        told = self.item.properties
+        lines = []
+        for found in told.get("rsgeo:references") or ():
+            if found.get("applied"):
+                lines.append(
+                    f"Reference {found['reference']}: moved by {found['dx_px']:+.2f}, {found['dy_px']:+.2f} px of the "
+                    f"scene (expected error {found['sigma_px'] or 0:.2f} px)"
+                )
+        if "rsgeo:gate" in told:
+            lines.append(f"References let in: {told['rsgeo:gate']:.0%} on average")
+        lines += self.notes
+        done = "" if self.new else " (was there already, made from the same inputs)"
+        height, width = told["proj:shape"]
+        beside = [Path(asset.href).name for name, asset in self.item.assets.items() if name not in ("data", "style")]
+        more = f", beside it {', '.join(beside)}" if beside else ""
+        return [*lines, f"{width} x {height} pixels in {self.path}{more}{done}"]
 
 
 def superres(
@@ -131,8 +150,6 @@ def superres(
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MIB << 20, GDAL_NUM_THREADS="ALL_CPUS"):
         known = facts.sensor("source")
         if sensor is not None:
-            from rsgeo_gan.sensors import get_sensor
-
             known = get_sensor(sensor)
         side = file_side(scene, facts.source, known, "scene", numbers=bands)
         box = raster.inspect(scene).geobox
