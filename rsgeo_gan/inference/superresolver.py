@@ -41,6 +41,7 @@ class SharpFacts:
         gsd: Pixel size of the low-resolution side, in units of the tiles' CRS.
         references: How many references an image had.
         common: Pairs of a product's band and a reference's band that show the same, counted from 0.
+        degradation: How the low-resolution side was made from the finer one; empty where it is a real image.
         recipe: Name of the recipe, or the class of the task.
         sensors: Sensors by side (source, target, reference), where the checkpoint tells them.
     """
@@ -52,6 +53,7 @@ class SharpFacts:
     gsd: float
     references: int
     common: tuple[tuple[int, int], ...]
+    degradation: Mapping[str, Any]
     recipe: str
     sensors: Mapping[str, Sensor] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ class SharpFacts:
                 gsd=float(facts["gsd"]),
                 references=int(facts.get("references") or 0),
                 common=tuple((int(mine), int(other)) for mine, other in facts.get("common") or ()),
+                degradation=dict(facts.get("degradation") or {}),
                 recipe=recipe_of(stored, path, digest),
                 sensors={
                     side: sensor for side in ("source", "target", "reference") if (sensor := _sensor(facts, side))
