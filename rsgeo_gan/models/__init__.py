@@ -19,7 +19,7 @@ from rsgeo_gan.models.pyramid import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.relativistic import RelativisticDiscriminator, RelativisticGenerator
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
 from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
-from rsgeo_gan.models.summed import SummedDecoders, SummedGenerators, start_at_zero
+from rsgeo_gan.models.summed import SummedDecoders, SummedGenerators, SummedResolvers, start_at_zero
 from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
 from rsgeo_gan.models.unet import UNetGenerator
 
@@ -46,6 +46,7 @@ __all__ = [
     "StyleGenerator",
     "SummedDecoders",
     "SummedGenerators",
+    "SummedResolvers",
     "SynthesisDiscriminator",
     "SynthesisGenerator",
     "UNetGenerator",

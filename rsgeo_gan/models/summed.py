@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SummedDecoders", "SummedGenerators", "start_at_zero"]
+__all__ = ["SummedDecoders", "SummedGenerators", "SummedResolvers", "start_at_zero"]
 
-_SHARED = ("in_channels", "out_channels", "size_px", "latent_dim", "condition_dim", "prior")
+_SHARED = ("in_channels", "out_channels", "size_px", "scale", "latent_dim", "condition_dim", "prior")
 
 
 def start_at_zero(network: nn.Module) -> nn.Module:
@@ -100,3 +100,48 @@ class SummedDecoders(_Summed):
         """Decode (B, d) to (B, C, H, W), float32 in [-1, 1]."""
         given: dict[str, Any] = {"condition": condition, "origin_px": origin_px}
         return torch.clamp(self.generator(z, **given) + self.residual(z, **given), -1.0, 1.0)
+
+
+class SummedResolvers(_Summed):
+    """Sum of what two networks of super-resolution make, under the constraint of the first one if it has any.
+
+    Args:
+        generator: Network trained to be right.
+        residual: Network trained to add what makes it look real.
+
+    Raises:
+        ValueError: If bands or scales differ.
+    """
+
+    def __init__(self, generator: nn.Module, residual: nn.Module) -> None:
+        super().__init__(generator, residual)
+        self._takes_mask = [
+            "mask" in inspect.signature(network.forward).parameters for network in (generator, residual)
+        ]
+
+    def forward(self, low: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Enlarge (B, C, h, w) to (B, C', s · h, s · w), float32; `mask` is the validity, (B, 1, h, w)."""
+        made, added = (
+            network(low, mask=mask) if takes else network(low)
+            for network, takes in zip((self.generator, self.residual), self._takes_mask, strict=True)
+        )
+        return self.join(made, added, low, mask, self.generator, self.residual)
+
+    @staticmethod
+    def join(
+        made: Tensor, added: Tensor, low: Tensor, mask: Tensor | None, generator: nn.Module, residual: nn.Module
+    ) -> Tensor:
+        """Add the details of a residual to an image, and impose the generator's constraint on the sum.
+
+        Args:
+            made: What the generator made.
+            added: What the residual made: details on an enlargement of the image read, which is taken off.
+            low: Image read.
+            mask: Its validity.
+            generator: Network that may be constrained.
+            residual: Network whose `enlarged` tells the enlargement; nothing is taken off where it has none.
+        """
+        enlarged = getattr(residual, "enlarged", None)
+        if enlarged is not None:
+            added = added - enlarged(low, mask)
+        return made.float() + added.float()

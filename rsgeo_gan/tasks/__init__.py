@@ -8,6 +8,7 @@ from rsgeo_gan.tasks.generation import GenerationTask
 from rsgeo_gan.tasks.paired import PairedTranslation
 from rsgeo_gan.tasks.pyramid import SinglePairTranslation
 from rsgeo_gan.tasks.scoring import TranslationTask
+from rsgeo_gan.tasks.superres import SuperResolution
 from rsgeo_gan.tasks.synthesis import ImageSynthesis
 from rsgeo_gan.tasks.translation import CycleTranslation
 
@@ -19,5 +20,6 @@ __all__ = [
     "ImageSynthesis",
     "PairedTranslation",
     "SinglePairTranslation",
+    "SuperResolution",
     "TranslationTask",
 ]
