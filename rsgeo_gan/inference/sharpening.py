@@ -179,7 +179,7 @@ def lowered(tile: pystac.Item, resolver: SuperResolver, folder: Path) -> Path:
         torch.from_numpy(valid[None, None].astype(np.float32)),
         scale,
         generator=torch.Generator().manual_seed(noise_seed(tile.id)),
-        **facts.degradation,
+        **{name: facts.degradation[name] for name in ("mtf", "noise") if name in facts.degradation},
     )
     made = np.where(mask[0].numpy() > 0, low[0].numpy(), np.float32(np.nan))
     raw = (facts.target.inverse(made) - side.offset) / side.sensor.scale
