@@ -161,7 +161,7 @@ def superres(
                 facts.reference or facts.target,
                 facts.sensor("reference" if facts.reference else "target"),
                 numbers=reference_bands,
-                common=facts.common,
+                common=facts.common if facts.source.bands == facts.target.bands else (),
                 align=align,
                 max_shift_px=max_shift_px,
             )

@@ -13,6 +13,7 @@ from rsgeo_gan.errors import SourceError
 from rsgeo_gan.inference import superresolver
 from rsgeo_gan.inference.sharpening import reference_assets, sharpen_tiles
 from rsgeo_gan.manifest import Manifest, asset_path, item_box, make_item
+from rsgeo_gan.optics import thinned
 from rsgeo_gan.report import superres_headline, superres_report
 from rsgeo_gan.score import score_sharp
 from rsgeo_gan.score.sharpness import interpolated
@@ -73,6 +74,23 @@ def test_each_held_out_tile_becomes_one_product_on_its_own_pixels_and_rests_the_
     assert len(sharpen_tiles(path, tiles, tmp_path / "few", uncertainty=0, most=2)) == 2
     with pytest.raises(SourceError, match="no tile in the split 'val'"):
         sharpen_tiles(path, tiles, out, split="val")
+
+
+def test_a_tile_without_a_coarse_image_is_degraded_as_in_training(tmp_path):
+    tiles = _tiles(tmp_path)
+    for item in tiles:
+        del item.assets["low"]
+    path = checkpoint(tmp_path / "toy.ckpt", degradation={"mtf": 0.3, "noise": 0.0})
+    made = sharpen_tiles(path, tiles, tmp_path / "products", uncertainty=0)
+    for item in made:
+        assert item.properties["rsgeo:low"] == "degraded"
+        assert item_box(item) == item_box(tiles.get(item.properties["rsgeo:tile"]))
+        fine, valid = raster.read(asset_path(tiles.get(item.properties["rsgeo:tile"]), "image"))
+        low, seen = raster.read(asset_path(item, "low"))
+        wanted = thinned(np.where(valid, fine, np.nan), SCALE, 0.3)
+        assert np.array_equal(seen, np.isfinite(wanted[0]))
+        assert np.abs(low - wanted)[:, seen].max() <= 0.51
+    assert (tmp_path / "products" / "low").is_dir()
 
 
 def test_scores_of_block_means_are_exact_and_the_page_shows_them(tmp_path):
