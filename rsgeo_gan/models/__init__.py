@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rsgeo_gan.models.autoencoder import Encoder, ImageDecoder, ImageDiscriminator, LatentDiscriminator
 from rsgeo_gan.models.blocks import Blur, ConvBlock, ResidualBlock, UpBlock, init_normal
+from rsgeo_gan.models.constraint import Constrained, coarsen, constrain, low_pass
 from rsgeo_gan.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from rsgeo_gan.models.features import FeatureNetwork, RandomFeatures, VGGFeatures
 from rsgeo_gan.models.frequency import FrequencyShifted, from_ground, shift_frequency, swap_spectrum
 from rsgeo_gan.models.norm import (
     SceneNorm,
@@ -20,15 +22,23 @@ from rsgeo_gan.models.relativistic import RelativisticDiscriminator, Relativisti
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
 from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
 from rsgeo_gan.models.summed import SummedDecoders, SummedGenerators, SummedResolvers, start_at_zero
+from rsgeo_gan.models.superres import RRDB, SRCNN, Bicubic, Resolver, SRResNet
+from rsgeo_gan.models.superres_discriminator import DetailDiscriminator, UNetDiscriminator
 from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
 from rsgeo_gan.models.unet import UNetGenerator
 
 __all__ = [
+    "RRDB",
+    "SRCNN",
+    "Bicubic",
     "Blur",
+    "Constrained",
     "ConvBlock",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "DetailDiscriminator",
     "Encoder",
+    "FeatureNetwork",
     "FrequencyShifted",
     "ImageDecoder",
     "ImageDiscriminator",
@@ -36,11 +46,14 @@ __all__ = [
     "PatchDiscriminator",
     "PyramidDiscriminator",
     "PyramidGenerator",
+    "RandomFeatures",
     "RelativisticDiscriminator",
     "RelativisticGenerator",
     "ResNetEncoder",
     "ResNetGenerator",
     "ResidualBlock",
+    "Resolver",
+    "SRResNet",
     "SceneNorm",
     "StyleDiscriminator",
     "StyleGenerator",
@@ -49,15 +62,20 @@ __all__ = [
     "SummedResolvers",
     "SynthesisDiscriminator",
     "SynthesisGenerator",
+    "UNetDiscriminator",
     "UNetGenerator",
     "UpBlock",
+    "VGGFeatures",
+    "coarsen",
     "collecting",
+    "constrain",
     "from_ground",
     "frozen_state",
     "init_normal",
     "is_frozen",
     "load_frozen_state",
     "logit_mask",
+    "low_pass",
     "shift_frequency",
     "start_at_zero",
     "swap_spectrum",
