@@ -22,7 +22,7 @@ from rsgeo_gan.models.relativistic import RelativisticDiscriminator, Relativisti
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
 from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
 from rsgeo_gan.models.summed import SummedDecoders, SummedGenerators, SummedResolvers, start_at_zero
-from rsgeo_gan.models.superres import RRDB, SRCNN, Bicubic, Resolver, SRResNet
+from rsgeo_gan.models.superres import RRDB, SRCNN, Bicubic, Resolver, SRResNet, enlarge, fill_holes
 from rsgeo_gan.models.superres_discriminator import DetailDiscriminator, UNetDiscriminator
 from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
 from rsgeo_gan.models.unet import UNetGenerator
@@ -69,6 +69,8 @@ __all__ = [
     "coarsen",
     "collecting",
     "constrain",
+    "enlarge",
+    "fill_holes",
     "from_ground",
     "frozen_state",
     "init_normal",

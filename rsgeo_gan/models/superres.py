@@ -66,7 +66,7 @@ def fill_holes(image: Tensor, mask: Tensor | None, steps: int = _FILL_STEPS) -> 
 
 def enlarge(low: Tensor, scale: int, mask: Tensor | None = None) -> Tensor:
     """Enlarge (B, C, h, w) to (B, C, s · h, s · w) by bicubic interpolation, corners kept, holes filled before."""
-    return F.interpolate(fill_holes(low, mask).float(), scale_factor=scale, mode="bicubic", align_corners=False)
+    return F.interpolate(fill_holes(low, mask).float(), scale_factor=scale, mode="bicubic", antialias=True)
 
 
 def steps_of(scale: int) -> list[int]:
