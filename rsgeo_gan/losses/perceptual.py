@@ -6,7 +6,7 @@ References: Johnson et al., 2016, arXiv:1603.08155 (features); Kruse et al., 199
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -23,13 +23,13 @@ _LEAST = 1e-12
 class Features(Protocol):
     """What these losses ask of a feature network, such as `rsgeo_gan.models.RandomFeatures`."""
 
-    taps: Sequence[str]
+    taps: Iterable[str]
 
-    def __call__(
-        self, images: Tensor, mask: Tensor | None = None, taps: Sequence[str] | None = None
-    ) -> Mapping[str, Tensor]: ...
+    def __call__(self, image: Tensor, taps: Iterable[str] | None) -> Mapping[str, Tensor]:
+        """Return standardised features by tap, shape (B, c, h, w)."""
 
-    def seen(self, mask: Tensor, tap: str) -> Tensor: ...  # noqa: D102
+    def seen(self, mask: Tensor, tap: str) -> Tensor:
+        """Return which cells of a tap saw valid pixels only, shape (B, 1, h, w)."""
 
 
 class Perceptual(nn.Module):
@@ -66,9 +66,11 @@ class Perceptual(nn.Module):
             Scalar, float32; 0 where no cell is valid.
         """
         backend: Features = self.backend  # type: ignore[assignment]
-        ours = backend(pred, mask, self.taps)
+        if mask is not None:
+            pred, target = (torch.where(mask > 0, image, image.new_zeros(())) for image in (pred, target))
+        ours = backend(pred.float(), self.taps)
         with torch.no_grad():
-            theirs = backend(target, mask, self.taps)
+            theirs = backend(target.float(), self.taps)
         terms = [
             masked_mean((ours[tap] - theirs[tap]).square(), None if mask is None else backend.seen(mask, tap))
             for tap in self.taps

@@ -1,6 +1,6 @@
 """Loss of texture transfer: statistics of features, not their places, are to be those of the textures transferred.
 
-Reference: Zhang et al., 2019, arXiv:1903.00834 (SRNTT), section 3.3; Gatys et al., 2015, arXiv:1505.07376 (Gram matrix).
+References: Zhang et al., 2019, arXiv:1903.00834 (SRNTT); Gatys et al., 2015, arXiv:1505.07376 (Gram matrix).
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from rsgeo_gan.models.autoencoder import Encoder, ImageDecoder, ImageDiscriminator, LatentDiscriminator
 from rsgeo_gan.models.blocks import Blur, ConvBlock, ResidualBlock, UpBlock, init_normal
-from rsgeo_gan.models.constraint import Constrained, coarsen, constrain, low_pass
+from rsgeo_gan.models.constraint import Constrained, constrain, low_pass
 from rsgeo_gan.models.dcgan import DCGANDiscriminator, DCGANGenerator
-from rsgeo_gan.models.features import FeatureNetwork, RandomFeatures, VGGFeatures
+from rsgeo_gan.models.features import FeatureBackend, RandomFeatures, VGGFeatures
 from rsgeo_gan.models.frequency import FrequencyShifted, from_ground, shift_frequency, swap_spectrum
+from rsgeo_gan.models.matching import Match, match, swap
 from rsgeo_gan.models.norm import (
     SceneNorm,
     collecting,
@@ -20,11 +21,13 @@ from rsgeo_gan.models.patchgan import PatchDiscriminator, logit_mask
 from rsgeo_gan.models.pyramid import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.relativistic import RelativisticDiscriminator, RelativisticGenerator
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
+from rsgeo_gan.models.sampling import coarsen, enlarge
 from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
 from rsgeo_gan.models.summed import SummedDecoders, SummedGenerators, SummedResolvers, start_at_zero
-from rsgeo_gan.models.superres import RRDB, SRCNN, Bicubic, Resolver, SRResNet, enlarge, fill_holes
+from rsgeo_gan.models.superres import RRDB, SRCNN, Bicubic, SRResNet, SuperResolver
 from rsgeo_gan.models.superres_discriminator import DetailDiscriminator, UNetDiscriminator
 from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
+from rsgeo_gan.models.texture import TextureTransfer, Transfer
 from rsgeo_gan.models.unet import UNetGenerator
 
 __all__ = [
@@ -38,11 +41,12 @@ __all__ = [
     "DCGANGenerator",
     "DetailDiscriminator",
     "Encoder",
-    "FeatureNetwork",
+    "FeatureBackend",
     "FrequencyShifted",
     "ImageDecoder",
     "ImageDiscriminator",
     "LatentDiscriminator",
+    "Match",
     "PatchDiscriminator",
     "PyramidDiscriminator",
     "PyramidGenerator",
@@ -52,7 +56,6 @@ __all__ = [
     "ResNetEncoder",
     "ResNetGenerator",
     "ResidualBlock",
-    "Resolver",
     "SRResNet",
     "SceneNorm",
     "StyleDiscriminator",
@@ -60,8 +63,11 @@ __all__ = [
     "SummedDecoders",
     "SummedGenerators",
     "SummedResolvers",
+    "SuperResolver",
     "SynthesisDiscriminator",
     "SynthesisGenerator",
+    "TextureTransfer",
+    "Transfer",
     "UNetDiscriminator",
     "UNetGenerator",
     "UpBlock",
@@ -70,7 +76,6 @@ __all__ = [
     "collecting",
     "constrain",
     "enlarge",
-    "fill_holes",
     "from_ground",
     "frozen_state",
     "init_normal",
@@ -78,8 +83,10 @@ __all__ = [
     "load_frozen_state",
     "logit_mask",
     "low_pass",
+    "match",
     "shift_frequency",
     "start_at_zero",
+    "swap",
     "swap_spectrum",
     "unfreeze",
 ]

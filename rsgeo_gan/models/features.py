@@ -1,298 +1,265 @@
-"""Frozen feature networks that judge texture: random filters for any bands, or a trained VGG19 from a local file.
+"""Frozen networks that describe an image for matching, texture and perceptual terms.
 
-Features are standardised channel by channel, or one strong channel would decide every comparison. Weights are never
-downloaded.
-
-Reference: Simonyan and Zisserman, 2015, arXiv:1409.1556 (VGG); its layers, names and strides are those of the taps.
+A backend maps an image in the model domain to maps at strides 1, 2 and 4 and a deeper one, `s1`, `s2`, `s4` and
+`deep`, standardised per channel. Its weights never change; gradients pass through to the image.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsgeo_gan.errors import CheckpointError
+from rsgeo_gan.models.blocks import pad_edges
 
-__all__ = ["TAPS", "FeatureNetwork", "RandomFeatures", "VGGFeatures"]
+__all__ = ["FeatureBackend", "RandomFeatures", "Tap", "VGGFeatures"]
 
-TAPS = {"s1": 1, "s2": 2, "s4": 4, "deep": 8}
-"""Taps of `RandomFeatures` with their strides in pixels; `deep` of `VGGFeatures` has 16."""
-
-_FLAT = 1e-6
-"""Deviation below which a channel does not vary."""
-_VGG = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))
-"""Channels and convolutions of each level up to relu5_1."""
-_RGB_MEAN = (0.485, 0.456, 0.406)
-_RGB_DEVIATION = (0.229, 0.224, 0.225)
+_EPS = 1e-6
+_FIRST_PX = 64
+"""Side of the noise that standardises a backend before it has seen data."""
 
 
-class FeatureNetwork(nn.Module):
-    """Levels of 3 x 3 convolutions and ReLU with pooling between them, frozen; gradients pass through to the images.
+class Tap(NamedTuple):
+    """One output of a backend.
 
-    A tap follows the first convolution of its level. Cell i of a tap of stride t covers pixels t i to t i + t - 1.
-
-    Args:
-        in_channels: Bands of the images.
-        sizes: Channels and number of convolutions of each level.
-        bias: Let convolutions have biases.
-        pool: Halves a map.
-        taps: Tap of each level; None for a level without.
+    Attributes:
+        channels: Its channels.
+        stride: Image pixels per cell; cell i covers pixels i * stride and following.
+        radius_px: A cell depends on no pixel farther from its own, per axis.
     """
 
-    mean: Tensor
-    deviation: Tensor
-    fits: Tensor
+    channels: int
+    stride: int
+    radius_px: int
+
+
+class FeatureBackend(nn.Module):
+    """Convolutions with reflected edges, ReLUs and poolings, tapped on the way, standardised per channel.
+
+    Args:
+        in_channels: Bands of the image.
+        layers: Convolutions in order as (channels, tap or ""), or "pool".
+        maximum: Pool by the maximum instead of the mean.
+        bias: Convolutions have a bias.
+    """
+
+    taps: dict[str, Tap]
 
     def __init__(
-        self,
-        in_channels: int,
-        sizes: Sequence[tuple[int, int]],
-        *,
-        bias: bool,
-        pool: Callable[[Tensor, int], Tensor],
-        taps: Sequence[str | None],
+        self, in_channels: int, layers: Sequence[tuple[int, str] | str], *, maximum: bool = False, bias: bool = False
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        self._pool = pool
-        self._levels = dict(zip(taps, range(len(sizes)), strict=True))
-        self._levels.pop(None, None)
-        self._inner = in_channels
-        self.levels = nn.ModuleList()
-        channels = in_channels
-        for width, count in sizes:
-            self.levels.append(
-                nn.ModuleList(
-                    nn.Conv2d(channels if k == 0 else width, width, 3, padding=1, padding_mode="replicate", bias=bias)
-                    for k in range(count)
-                )
-            )
-            channels = width
-        self.widths = {tap: sizes[level][0] for tap, level in self._levels.items()}
-        total = sum(self.widths.values())
-        self.register_buffer("mean", torch.zeros(total))
-        self.register_buffer("deviation", torch.ones(total))
-        self.register_buffer("fits", torch.zeros((), dtype=torch.long))
+        self.in_channels, self.maximum = in_channels, maximum
+        self.convs = nn.ModuleList()
+        self.taps = {}
+        self._plan: list[str] = []
+        channels, stride, radius = in_channels, 1, 0
+        for layer in layers:
+            if isinstance(layer, str):
+                radius, stride = radius + stride, 2 * stride
+                self._plan.append("pool")
+                continue
+            self.convs.append(nn.Conv2d(channels, layer[0], 3, bias=bias))
+            channels, radius = layer[0], radius + stride
+            self._plan.append(layer[1])
+            if layer[1]:
+                self.taps[layer[1]] = Tap(channels, stride, radius)
+                self.register_buffer(f"mean_{layer[1]}", torch.zeros(channels))
+                self.register_buffer(f"std_{layer[1]}", torch.ones(channels))
+        self.register_buffer("fits", torch.zeros((), dtype=torch.int64))
         self.requires_grad_(False)
-        super().train(False)
+        self.eval()
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """Names of the taps, finest first."""
-        return tuple(self._levels)
-
-    @property
-    def fitted(self) -> bool:
-        """Tell whether features are standardised."""
-        return bool(self.fits > 0)
-
-    @property
-    def digest(self) -> str:
-        """Return a hash of weights and fit; only features of equal digest are comparable."""
-        state = hashlib.sha256()
-        for value in self.state_dict().values():
-            state.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return state.hexdigest()[:12]
-
-    def stride_of(self, tap: str) -> int:
-        """Return a tap's stride in pixels."""
-        return int(2 ** self._levels[tap])
-
-    def reach_px(self, tap: str) -> int:
-        """Return how many pixels beyond its own a cell of a tap looks."""
-        level = self._levels[tap]
-        return sum(2**k * len(convs) for k, convs in enumerate(self.levels) if k < level) + 2**level  # type: ignore[arg-type]
-
-    def train(self, mode: bool = True) -> FeatureNetwork:
+    def train(self, mode: bool = True) -> FeatureBackend:
         """Stay in evaluation mode."""
         return super().train(False)
 
-    def forward(
-        self, images: Tensor, mask: Tensor | None = None, taps: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Compute standardised features.
+    @property
+    def fitted(self) -> bool:
+        """Tell whether the statistics are those of real images."""
+        return bool(self.get_buffer("fits") > 0)
+
+    @property
+    def digest(self) -> str:
+        """Short hash of all weights and statistics: names what was measured with this backend."""
+        found = hashlib.sha256(repr((type(self).__name__, self._plan, self.maximum)).encode())
+        for name, value in sorted(self.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def forward(self, image: Tensor, taps: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Describe an image.
 
         Args:
-            images: Shape (B, C, H, W), model domain [-1, 1], sides whole multiples of the coarsest stride asked for, or
-                what is left over is not covered.
-            mask: Validity, shape (B, 1, H, W); what lies under 0 is taken as 0.
-            taps: Which to compute; all when None.
+            image: Shape (B, C, H, W), model domain, finite; fill gaps first.
+            taps: Names of the maps wanted; all by default.
 
         Returns:
-            By tap, shape (B, c, H / stride, W / stride), float32.
+            Standardised maps by tap, shape (B, channels, H // stride, W // stride).
 
         Raises:
-            ValueError: If the bands, the size or a tap are wrong.
+            ValueError: If the band count is wrong or a tap unknown.
         """
-        asked = self.taps if taps is None else tuple(taps)
-        raw = self._maps(images, mask, asked)
-        means, deviations = self._moments(self.mean), self._moments(self.deviation)
-        return {tap: (raw[tap] - means[tap]) / deviations[tap] for tap in asked}
-
-    def seen(self, mask: Tensor, tap: str) -> Tensor:
-        """Return which cells of a tap saw valid pixels only, shape (B, 1, h, w); the image's outside does not count."""
-        hole = 1 - (mask > 0).float()
-        for level, convs in enumerate(self.levels):
-            if level:
-                hole = F.max_pool2d(hole, 2)
-            last = level == self._levels[tap]
-            radius = 1 if last else len(convs)  # type: ignore[arg-type]
-            hole = F.max_pool2d(hole, 2 * radius + 1, 1, radius)
-            if last:
-                break
-        return 1 - hole
+        found = self._raw(image, self.taps if taps is None else taps)
+        return {tap: (x - self._statistic("mean", tap)) / self._statistic("std", tap) for tap, x in found.items()}
 
     @torch.no_grad()
-    def fit(self, images: Tensor, mask: Tensor | None = None) -> FeatureNetwork:
-        """Bring every channel to mean 0 and deviation 1 over real images; weights stay as they are.
+    def fit(self, images: Tensor | Iterable[Tensor], mask: Tensor | None = None) -> None:
+        """Measure mean and deviation of every channel on real images, and keep them.
 
         Args:
-            images: Shape (B, C, H, W), model domain.
-            mask: Validity, shape (B, 1, H, W); cells count that saw valid pixels only, or all where there is none.
-
-        Returns:
-            This network.
+            images: Batches (B, C, H, W), model domain, or one batch.
+            mask: Validity of one batch, shape (B, 1, H, W); a cell counts where its own pixels are all valid.
         """
-        raw = self._maps(images, mask, self.taps)
-        means, deviations = [], []
-        for tap, x in raw.items():
-            share = torch.ones_like(x[:, :1]) if mask is None else self.seen(mask, tap)
-            share = (share if share.any() else torch.ones_like(share)).double()
-            total = share.sum()
-            mean = (x * share).sum(dim=(0, 2, 3)) / total
-            spread = ((x - mean[:, None, None]).square() * share).sum(dim=(0, 2, 3)) / total
-            means.append(mean)
-            deviations.append(spread.sqrt())
-        deviation = torch.cat(deviations)
-        self.mean.copy_(torch.cat(means))
-        # A channel that is the same everywhere keeps its own scale.
-        self.deviation.copy_(torch.where(deviation > _FLAT, deviation, 1.0))
-        self.fits.fill_(1)
-        return self
+        sums: dict[str, list[Tensor]] = {}
+        for batch in [images] if isinstance(images, Tensor) else images:
+            filled = batch if mask is None else torch.where(mask > 0, batch, batch.new_zeros(()))
+            for tap, x in self._raw(filled, self.taps).items():
+                x = x.double()
+                stride = self.taps[tap].stride
+                valid = x.new_ones(len(x), 1, *x.shape[-2:])
+                if mask is not None:
+                    valid = 1 - F.max_pool2d(1 - (mask > 0).to(x), stride)
+                fresh = [valid.sum(), (x * valid).sum((0, 2, 3)), (x.square() * valid).sum((0, 2, 3))]
+                sums[tap] = [
+                    a + b for a, b in zip(sums.get(tap, [torch.zeros_like(f) for f in fresh]), fresh, strict=True)
+                ]
+        for tap, (count, total, squares) in sums.items():
+            if count < 2:
+                continue
+            mean = total / count
+            spread = (squares / count - mean.square()).clamp_min(0).sqrt()
+            # A channel that never varies says nothing; dividing by its spread would let rounding speak.
+            spread = torch.where(spread > 1e-3 * spread.max(), spread, spread.max().clamp_min(_EPS))
+            self.get_buffer(f"mean_{tap}").copy_(mean)
+            self.get_buffer(f"std_{tap}").copy_(spread)
+        self.get_buffer("fits").fill_(1)
 
-    def _moments(self, values: Tensor) -> dict[str, Tensor]:
-        parts = torch.split(values[:, None, None], list(self.widths.values()))
-        return dict(zip(self.widths, parts, strict=True))
+    def seen(self, mask: Tensor, tap: str) -> Tensor:
+        """Tell which cells of a tap depend on valid pixels only, (B, 1, H, W) to (B, 1, h, w)."""
+        stride, radius = self.taps[tap].stride, self.taps[tap].radius_px
+        hole = F.max_pool2d(1 - (mask > 0).float(), 2 * radius + 1, 1, radius)
+        return 1 - F.max_pool2d(hole, stride)
 
-    def _input(self, images: Tensor) -> Tensor:
-        return images
+    def _statistic(self, kind: str, tap: str) -> Tensor:
+        return self.get_buffer(f"{kind}_{tap}")[:, None, None]
 
-    def _maps(self, images: Tensor, mask: Tensor | None, taps: Sequence[str]) -> dict[str, Tensor]:
-        """Raw features by tap; levels beyond the last one asked for are not computed."""
-        name = type(self).__name__
-        unknown = set(taps) - set(self.taps)
-        if unknown or not taps:
-            raise ValueError(f"{name}: expected taps out of {self.taps}, got {tuple(taps)}")
-        depth = max(self._levels[tap] for tap in taps)
-        if images.ndim != 4 or images.shape[1] != self.in_channels or min(images.shape[-2:]) < 2**depth:
+    def _prepared(self, image: Tensor) -> Tensor:
+        """Bring the model domain to what the convolutions expect."""
+        return image
+
+    def _raw(self, image: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
+        wanted = set(taps)
+        if image.ndim != 4 or image.shape[1] != self.in_channels:
+            raise ValueError(f"{type(self).__name__}: expected (B, {self.in_channels}, H, W), got {tuple(image.shape)}")
+        if wanted - set(self.taps):
             raise ValueError(
-                f"{name}: expected (B, {self.in_channels}, H, W) with H, W >= {2**depth}, got {tuple(images.shape)}; "
-                "make a backend for the bands of the images, and larger patches"
+                f"{type(self).__name__}: unknown taps {sorted(wanted - set(self.taps))}; choose from {list(self.taps)}"
             )
         found: dict[str, Tensor] = {}
-        names = {level: tap for tap, level in self._levels.items()}
-        with torch.autocast(images.device.type, enabled=False):
-            x = images.float()
-            if mask is not None:
-                x = torch.where(mask > 0, x, x.new_zeros(()))
-            x = self._input(x)
-            for level, convs in enumerate(self.levels[: depth + 1]):
-                x = self._pool(x, 2) if level else x
-                for k, layer in enumerate(convs):  # type: ignore[arg-type]
-                    x = F.relu(layer(x))
-                    if k == 0 and level in names:
-                        found[names[level]] = x
-                    if k == 0 and level == depth:
-                        break
-        return {tap: found[tap] for tap in taps}
+        x, convs = self._prepared(image), iter(self.convs)
+        for step in self._plan:
+            if found.keys() == wanted:
+                break
+            if step == "pool":
+                x = F.max_pool2d(x, 2) if self.maximum else F.avg_pool2d(x, 2)
+                continue
+            x = F.relu(next(convs)(pad_edges(x, 1, 1, 1, 1)))
+            if step in wanted:
+                found[step] = x
+        return found
 
 
-class RandomFeatures(FeatureNetwork):
-    """VGG-like network of random filters, for any bands: keeps local structure at every stride and knows no objects.
+class RandomFeatures(FeatureBackend):
+    """Random convolutions, the same for a seed on every machine: any bands, no weights to fetch.
+
+    They keep local structure, which matching and texture need, and know nothing of objects. Until `fit` they are
+    standardised on noise whose amplitude falls with frequency, as that of landscapes does.
 
     Args:
-        in_channels: Bands of the images.
-        width: Channels at stride 1; twice and four times as many at strides 2 and 4, and four times at 8.
+        in_channels: Bands of the image.
+        width: Channels of `s1`; twice and four times as many at `s2` and `s4`, eight times at `deep` (stride 8).
         seed: Of the weights.
-        orthogonal: Draw filters that are orthogonal to each other, which wastes none; otherwise independent ones.
+        orthogonal: Draw orthogonal filters, which describe more with as many channels; otherwise Gaussian ones.
     """
 
     def __init__(self, in_channels: int, width: int = 16, seed: int = 0, orthogonal: bool = True) -> None:
-        if in_channels < 1 or width < 1:
-            raise ValueError(
-                f"RandomFeatures: expected one band and one channel or more, got {in_channels} and {width}"
-            )
-        sizes = [(width, 2), (2 * width, 2), (4 * width, 2), (4 * width, 1)]
-        super().__init__(in_channels, sizes, bias=False, pool=F.avg_pool2d, taps=tuple(TAPS))
+        plan: list[tuple[int, str] | str] = [(width, "s1"), (width, ""), "pool", (2 * width, "s2"), (2 * width, "")]
+        plan += ["pool", (4 * width, "s4"), (4 * width, ""), "pool", (8 * width, "deep")]
+        super().__init__(in_channels, plan)
         draw = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and orthogonal:
-                nn.init.orthogonal_(module.weight, 2**0.5, generator=draw)
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=draw)
+        for conv in self.convs:
+            weight = torch.randn(conv.weight.shape, generator=draw, dtype=torch.float64)
+            fan = weight[0].numel()
+            if orthogonal:
+                weight = _orthogonal(weight.flatten(1)).reshape(weight.shape) * fan**0.5
+            with torch.no_grad():
+                conv.weight.copy_(weight * (2 / fan) ** 0.5)
+        self.fit(_landscape(4, in_channels, _FIRST_PX, draw))
+        self.get_buffer("fits").zero_()
 
 
-class VGGFeatures(FeatureNetwork):
-    """VGG19 up to relu5_1, on three bands as red, green and blue, with weights from a local file.
+class VGGFeatures(FeatureBackend):
+    """VGG19 with weights of a local file, tapped as the reference of texture transfer does.
 
     Args:
-        path: State dict of torchvision's `vgg19`, saved by `torch.save`.
-        bands: Places of red, green and blue among the bands of the images.
-        in_channels: Bands of the images.
+        path: State dict of torchvision's VGG19, with or without classifier.
+        bands: Which bands of the image are red, green and blue.
+        in_channels: Bands of the image; by default as many as `bands` need.
 
     Raises:
-        CheckpointError: If the file is missing or holds no weights of this network.
-        ValueError: If there are not three bands, or one is not there.
+        ValueError: If the file holds other weights.
     """
 
-    def __init__(self, path: Path | str, bands: Sequence[int] = (0, 1, 2), in_channels: int = 3) -> None:
-        if len(bands) != 3 or not all(0 <= band < in_channels for band in bands):
-            raise ValueError(
-                f"VGGFeatures: expected three places of red, green, blue among {in_channels} bands, got {tuple(bands)}"
-            )
-        super().__init__(3, _VGG, bias=True, pool=F.max_pool2d, taps=("s1", "s2", "s4", None, "deep"))
-        self.in_channels = in_channels
-        self.bands = list(bands)
-        for name, values in (("shift", _RGB_MEAN), ("span", _RGB_DEVIATION)):
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        convs = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
-        for module, (weight, bias) in zip(convs, _vgg_weights(Path(path), len(convs)), strict=True):
-            if module.weight.shape != weight.shape:
-                raise CheckpointError(f"{path}: expected a filter of {tuple(module.weight.shape)}, got {weight.shape}")
-            with torch.no_grad():
-                module.weight.copy_(weight)
-                if module.bias is not None:
-                    module.bias.copy_(bias)
+    _CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512)
+    _NAMES: ClassVar[dict[int, str]] = {0: "s1", 2: "s2", 4: "s4", 12: "deep"}
 
-    def _input(self, images: Tensor) -> Tensor:
-        shift, span = self.get_buffer("shift"), self.get_buffer("span")
-        return ((images[:, self.bands] + 1) / 2 - shift) / span
+    def __init__(self, path: str | Path, bands: Sequence[int] = (0, 1, 2), in_channels: int | None = None) -> None:
+        plan: list[tuple[int, str] | str] = []
+        for layer in self._CHANNELS:
+            number = sum(not isinstance(known, str) for known in plan)
+            plan.append(layer if isinstance(layer, str) else (layer, self._NAMES.get(number, "")))
+        super().__init__(3, plan, maximum=True, bias=True)
+        self.bands = tuple(bands)
+        self.in_channels = max(bands) + 1 if in_channels is None else in_channels
+        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        at = 0
+        for conv, layer in zip(self.convs, (n for n in range(len(plan)) if plan[n] != "pool"), strict=True):
+            # In torchvision's list a ReLU follows every convolution.
+            at = 2 * layer - sum(known == "pool" for known in plan[:layer])
+            for name in ("weight", "bias"):
+                key = f"features.{at}.{name}"
+                if key not in state or state[key].shape != getattr(conv, name).shape:
+                    raise ValueError(f"VGGFeatures: {path} has no {key} of VGG19; give torchvision's vgg19 state dict")
+                with torch.no_grad():
+                    getattr(conv, name).copy_(state[key])
+        self.register_buffer("centre", torch.tensor([0.485, 0.456, 0.406]), persistent=False)
+        self.register_buffer("spread", torch.tensor([0.229, 0.224, 0.225]), persistent=False)
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        rgb = (image[:, list(self.bands)] + 1) / 2
+        return (rgb - self.get_buffer("centre")[:, None, None]) / self.get_buffer("spread")[:, None, None]
 
 
-def _vgg_weights(path: Path, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Read filters and biases of the first convolutions, in their order."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no file of weights {path}. Weights are never downloaded: put torchvision's vgg19 there, or use "
-            "RandomFeatures, which needs none."
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        content = content.get("state_dict", content)
-        places = sorted(
-            int(name.split(".")[1]) for name in content if name.startswith("features.") and name.endswith(".weight")
-        )
-        found = [(content[f"features.{k}.weight"], content[f"features.{k}.bias"]) for k in places[:count]]
-    except Exception as error:  # Unpickling fails in many ways.
-        raise CheckpointError(
-            f"{path} cannot be read as weights of VGG19: {type(error).__name__}. Expected the state dict of "
-            "torchvision's vgg19, saved by torch.save."
-        ) from error
-    if len(found) != count:
-        raise CheckpointError(f"{path}: expected {count} convolutions of VGG19 or more, got {len(found)}")
-    return found
+def _orthogonal(weight: Tensor) -> Tensor:
+    """Make rows orthonormal, in groups where there are more rows than columns."""
+    groups = []
+    for rows in weight.split(weight.shape[1]):
+        q, r = torch.linalg.qr(rows.T)
+        groups.append((q * r.diagonal().sign()).T)
+    return torch.cat(groups)
+
+
+def _landscape(count: int, bands: int, size: int, draw: torch.Generator) -> Tensor:
+    """Noise with amplitude falling as one over frequency, of unit deviation over two: bands half alike."""
+    noise = torch.randn(count, bands + 1, size, size, generator=draw)
+    distance = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)).clamp_min(1 / size)
+    smooth = torch.fft.irfft2(torch.fft.rfft2(noise) / distance, s=(size, size))
+    smooth = smooth / smooth.std(dim=(2, 3), keepdim=True)
+    return 0.35 * (smooth[:, 1:] + smooth[:, :1])

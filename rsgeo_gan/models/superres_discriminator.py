@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from rsgeo_gan.models.superres import conv
+from rsgeo_gan.models.superres import Conv
 
 __all__ = ["DetailDiscriminator", "UNetDiscriminator"]
 
@@ -45,7 +45,7 @@ class DetailDiscriminator(nn.Module):
         widths = [in_channels, *(width * min(2**k, 8) for k in range(layers))]
         parts: list[nn.Module] = []
         for before, after in pairwise(widths):
-            parts += [conv(before, after), nn.LeakyReLU(_LEAK)]
+            parts += [Conv(before, after), nn.LeakyReLU(_LEAK)]
             parts += [nn.Conv2d(after, after, 4, stride=2, padding=1), nn.LeakyReLU(_LEAK)]
         self.body = nn.Sequential(*parts)
         self.inner = nn.Linear(widths[-1], widths[-1])
@@ -81,7 +81,7 @@ class UNetDiscriminator(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         widths = [width * 2**k for k in range(4)]
-        self.stem = conv(in_channels, width)
+        self.stem = Conv(in_channels, width)
         self.down = nn.ModuleList(
             spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False))
             for before, after in pairwise(widths)
@@ -91,7 +91,7 @@ class UNetDiscriminator(nn.Module):
             for before, after in pairwise(widths[::-1])
         )
         self.last = spectral_norm(nn.Conv2d(width, width, 3, padding=1, bias=False))
-        self.head = conv(width, 1)
+        self.head = Conv(width, 1)
 
     @property
     def min_size_px(self) -> int:
