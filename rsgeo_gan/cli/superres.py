@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from rsgeo_gan.cli.options import RecipeOption, SetOption, TrainOption, read_numbers, refuse
-from rsgeo_gan.cli.running import progress_bar, wide_console
+from rsgeo_gan import chain
+from rsgeo_gan.chain import SuperresJob
+from rsgeo_gan.cli.options import (
+    RecipeOption,
+    SetOption,
+    TrainOption,
+    read_numbers,
+    read_settings,
+    read_train,
+    refuse,
+)
+from rsgeo_gan.cli.running import progress_bar, run_stages, table_of, wide_console
 from rsgeo_gan.cli.shell import app
 
 __all__ = ["superres_command"]
@@ -79,7 +89,10 @@ def superres_command(
         raise typer.BadParameter("give either SCENE, or --catalog", param_hint="SCENE")
     if scene is None or catalog is not None:
         refuse(context, "--catalog", *_SCENE_OPTIONS)
-        raise NotImplementedError
+        chosen = read_settings(settings)
+        if uncertainty is not None:
+            chosen["products.uncertainty"] = uncertainty
+        return _whole(SuperresJob(str(catalog), str(out), train=read_train(train), recipe=recipe, settings=chosen))
     refuse(context, "SCENE", "train", "recipe", "settings")
     if checkpoint is None:
         raise typer.BadParameter("a scene needs the checkpoint of a network", param_hint="--checkpoint")
@@ -108,3 +121,16 @@ def superres_command(
     console = wide_console()
     for line in made.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _whole(job: SuperresJob) -> None:
+    """Run the chain, then show what came of it."""
+    outcomes = run_stages(job)
+    console, tables = wide_console(), chain.superres_headline(job)
+    for title, rows in (("Tiles", tables["tiles"]), ("Scores on held-out tiles, 95 % intervals", tables["scores"])):
+        if rows:
+            console.print(table_of(title, rows))
+    if chain.nothing_new(outcomes):
+        console.print("Nothing new: everything was done already.", highlight=False)
+    console.print(f"{outcomes[-2].total} finer images in {job.root / 'products'}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {job.root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)

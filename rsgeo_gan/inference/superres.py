@@ -138,10 +138,6 @@ def superres(
     """
     out = Path(out)
     _check_out(out, [scene, *references])
-    if uncertainty not in (0, *range(2, COPIES + 1)):
-        raise ProductError(
-            f"{out}: an uncertainty of {uncertainty} copies: expected 0 for none, or 2 to {COPIES}. Correct the option."
-        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     resolver = SuperResolver.load(checkpoint, trusted=trusted, device=device, precision=precision)
@@ -245,6 +241,10 @@ def make(
     Raises:
         SourceError, ProductError: As `superres`.
     """
+    if uncertainty not in (0, *range(2, COPIES + 1)):
+        raise ProductError(
+            f"{out}: an uncertainty of {uncertainty} copies: expected 0 for none, or 2 to {COPIES}. Correct the option."
+        )
     told = [reference.told() for reference in references]
     provenance = Provenance(
         checkpoint=resolver.digest,

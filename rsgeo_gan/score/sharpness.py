@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from rsgeo_gan import raster
 from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from rsgeo_gan.metrics import ergas, psnr, spectral_angle, ssim
+from rsgeo_gan.models import Bicubic
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.report.scoring import DATA_RANGE, analysis, units_of
 
@@ -55,22 +54,14 @@ def score_sharp(tiles: Manifest, products: Manifest, *, progress: Progress = sil
 
 
 def interpolated(low: np.ndarray, scale: int) -> np.ndarray:
-    """Interpolate an image (C, h, w) bicubically, NaN where invalid; invalid pixels have no weight."""
-    values = torch.from_numpy(np.nan_to_num(low))[None]
-    valid = torch.from_numpy(np.isfinite(low).all(axis=0).astype(np.float32))[None, None]
-    if bool(valid.all()):
-        made = _bicubic(values, scale)
-    else:
-        weight = _bicubic(valid, scale)
-        made = torch.where(weight > 0.5, _bicubic(values * valid, scale) / weight.clamp_min(0.5), torch.nan)
-        made = torch.where(F.interpolate(valid, scale_factor=scale) > 0, made, torch.nan)
-    answer: np.ndarray = made[0].numpy()
-    return answer
-
-
-def _bicubic(image: Tensor, scale: int) -> Tensor:
-    # `antialias` takes the kernel that keeps planes (a = -0.5); without it torch uses another (a = -0.75).
-    return F.interpolate(image, scale_factor=scale, mode="bicubic", align_corners=False, antialias=True)
+    """Interpolate an image (C, h, w) bicubically, as networks do before they add to it; NaN where invalid."""
+    valid = np.isfinite(low).all(axis=0)
+    mask = torch.from_numpy(valid[None, None].astype(np.float32))
+    with torch.inference_mode():
+        image = torch.from_numpy(np.where(valid, low, np.float32(0)))[None]
+        made: np.ndarray = Bicubic(len(low), len(low), scale)(image, mask)[0].numpy()
+    made[:, ~valid.repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
+    return made
 
 
 def _scores(image: np.ndarray, truth: np.ndarray, low: np.ndarray, limits: float) -> dict[str, float]:
