@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +53,11 @@ class _Summed(nn.Module):
         return math.lcm(*(int(getattr(network, "stride", 1)) for network in (self.generator, self.residual)))
 
     @property
-    def receptive_radius_px(self) -> int:
+    def receptive_radius_px(self) -> int | None:
         """The larger receptive radius; there is none where one of the networks has none."""
         networks: tuple[Any, ...] = (self.generator, self.residual)
-        return max(int(network.receptive_radius_px) for network in networks)
+        radii = [network.receptive_radius_px for network in networks]
+        return None if None in radii else max(int(radius) for radius in radii)
 
 
 class SummedGenerators(_Summed):
@@ -138,10 +139,9 @@ class SummedResolvers(_Summed):
             added: What the residual made: details on an enlargement of the image read, which is taken off.
             low: Image read.
             mask: Its validity.
-            generator: Network that may be constrained.
+            generator: Network whose `constrain` imposes its constraint; none is imposed where it has none.
             residual: Network whose `enlarged` tells the enlargement; nothing is taken off where it has none.
         """
-        enlarged = getattr(residual, "enlarged", None)
-        if enlarged is not None:
-            added = added - enlarged(low, mask)
-        return made.float() + added.float()
+        enlarged, constrain = getattr(residual, "enlarged", None), getattr(generator, "constrain", None)
+        total = made.float() + (added if enlarged is None else added - enlarged(low, mask)).float()
+        return total if constrain is None else cast(Tensor, constrain(total, low, mask))

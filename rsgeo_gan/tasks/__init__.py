@@ -7,6 +7,7 @@ from rsgeo_gan.tasks.base import AdversarialTask
 from rsgeo_gan.tasks.generation import GenerationTask
 from rsgeo_gan.tasks.paired import PairedTranslation
 from rsgeo_gan.tasks.pyramid import SinglePairTranslation
+from rsgeo_gan.tasks.references import ReferenceSuperResolution
 from rsgeo_gan.tasks.scoring import TranslationTask
 from rsgeo_gan.tasks.superres import SuperResolution
 from rsgeo_gan.tasks.synthesis import ImageSynthesis
@@ -19,6 +20,7 @@ __all__ = [
     "GenerationTask",
     "ImageSynthesis",
     "PairedTranslation",
+    "ReferenceSuperResolution",
     "SinglePairTranslation",
     "SuperResolution",
     "TranslationTask",

@@ -6,29 +6,30 @@ A subclass's `prepare` adds `made`, the finer image, and `mask_both`, where it c
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rsgeo_gan.losses import masked_l1
 from rsgeo_gan.metrics import log_spectral_distance, psnr, spectral_angle, ssim
+from rsgeo_gan.models.sampling import coarsen, enlarge
 from rsgeo_gan.sensors import Scaler
 from rsgeo_gan.tasks.base import AdversarialTask, Batch
 from rsgeo_gan.tasks.pictures import picture, show
 from rsgeo_gan.tasks.scoring import Channels
 from rsgeo_gan.transforms import Denormalize
 
-__all__ = ["SharpeningTask", "bicubic", "coarser"]
+__all__ = ["SharpeningTask"]
 
 _MODEL_RANGE = 2.0
 _SHOWN = 4
 """Samples drawn for TensorBoard."""
 _BEST_DB = 100.0
 """PSNR of images that are equal to the last digit."""
-_WRAPPED = ("base", "network", "content")
+_WRAPPED = ("base", "network", "content", "backend")
 """Attributes in which a network holds the one it is built around."""
 
 
@@ -63,6 +64,8 @@ class SharpeningTask(AdversarialTask):
             ValueError: If a network has other bands or another scale than the tiles.
         """
         super().setup(stage)
+        # Frozen feature networks stay in evaluation mode, of which Lightning warns.
+        warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
         found = {side: len((self.facts.get(side) or {}).get("bands", ())) for side in ("source", "target", "reference")}
         found |= {"scale": int(self.facts.get("scale") or 0), "common": len(self.facts.get("common") or ())}
         for name, numbers in self.channels(self.hparams).items():
@@ -121,7 +124,7 @@ class SharpeningTask(AdversarialTask):
         low, mask = batch["image"].float(), batch["mask_both"]
         compared = {"": batch["made"].float()}
         if low.shape[1] == batch["image_target"].shape[1]:
-            compared["bicubic_"] = self._as_target(bicubic(low, self.scale, batch["mask_valid"]))
+            compared["bicubic_"] = self._as_target(enlarge(low, self.scale, batch["mask_valid"]))
         for prefix, image in compared.items():
             for name, values in self._scores_of(image, batch, mask).items():
                 self._log_mean(f"{stage}/{prefix}{name}", values)
@@ -161,7 +164,7 @@ class SharpeningTask(AdversarialTask):
 
     def _apart(self, image: Tensor, batch: Batch) -> Tensor:
         """Mean absolute difference of the image read and the made one at its pixels, in physical units if known."""
-        low, coarse = batch["image"].float(), coarser(image, self.scale)
+        low, coarse = batch["image"].float(), coarsen(image, self.scale)
         if (source := self._scaler("source")) is not None and (target := self._scaler("target")) is not None:
             low, coarse = Denormalize(source).to(low.device)(low), Denormalize(target).to(low.device)(coarse)
         mask = batch["mask_valid"]
@@ -192,7 +195,7 @@ class SharpeningTask(AdversarialTask):
         low, mask = batch["image"][:_SHOWN].float(), batch["mask_valid"][:_SHOWN]
         columns = {
             "input": ("source", _nearest(low, self.scale)),
-            "bicubic": ("source", bicubic(low, self.scale, mask)),
+            "bicubic": ("source", enlarge(low, self.scale, mask)),
             "made": ("target", batch["made"][:_SHOWN]),
             "reference": ("reference", self._first_reference(batch)),
             "real": ("target", batch["image_target"][:_SHOWN]),
@@ -210,18 +213,6 @@ class SharpeningTask(AdversarialTask):
             return None
         first: Tensor = stacked[:_SHOWN, : stacked.shape[1] // masks.shape[1]]
         return first
-
-
-def bicubic(low: Tensor, scale: int, mask: Tensor | None = None) -> Tensor:
-    """Enlarge an image (B, C, h, w) by bicubic interpolation, corners kept; what is invalid is taken as 0."""
-    if mask is not None:
-        low = torch.where(mask > 0, low, low.new_zeros(()))
-    return F.interpolate(low, scale_factor=scale, mode="bicubic", align_corners=False)
-
-
-def coarser(image: Tensor, scale: int) -> Tensor:
-    """Average an image (B, C, s · h, s · w) over the pixels of a scale."""
-    return F.avg_pool2d(image, scale)
 
 
 def _nearest(image: Tensor, scale: int) -> Tensor:

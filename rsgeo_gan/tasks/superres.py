@@ -16,13 +16,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rsgeo_gan.errors import TrainingError
-from rsgeo_gan.losses import AdversarialLoss, NonSaturating, interpolated_penalty, masked_l1, masked_mean, r1, r2
+from rsgeo_gan.losses import (
+    AdversarialLoss,
+    NonSaturating,
+    interpolated_penalty,
+    masked_l1,
+    masked_mean,
+    r1,
+    r2,
+    spectral_angle_loss,
+)
 from rsgeo_gan.metrics import low_pass_share
 from rsgeo_gan.models import SummedResolvers, logit_mask, start_at_zero
+from rsgeo_gan.models.sampling import enlarge
 from rsgeo_gan.tasks.base import Batch, Terms
 from rsgeo_gan.tasks.randomness import Stream
 from rsgeo_gan.tasks.scoring import Channels, holes
-from rsgeo_gan.tasks.sharpening import SharpeningTask, bicubic
+from rsgeo_gan.tasks.sharpening import SharpeningTask
 from rsgeo_gan.tasks.stepping import limit_gradients
 
 __all__ = ["Norm", "SuperResolution"]
@@ -32,7 +42,6 @@ Norm = Literal["l1", "l2"]
 _DECOUPLED = 1.0
 """Weight of the adversarial term where it shares no network with another; under Adam hardly any other differs."""
 _DROP = 0.1
-_PENALTIES = ("r1", "r2", "penalty")
 
 
 class SuperResolution(SharpeningTask):
@@ -236,7 +245,7 @@ class SuperResolution(SharpeningTask):
         """Return what the discriminator sees of an image: its valid part, beside the enlarged input if asked."""
         parts = [image]
         if self.conditional:
-            parts = [bicubic(batch["image"], self.scale, batch["mask_valid"]), image]
+            parts = [enlarge(batch["image"], self.scale, batch["mask_valid"]), image]
         return torch.where(batch["mask_both"] > 0, torch.cat(parts, dim=1), image.new_zeros(()))
 
     def _judged(self, shown: Tensor, mask: Tensor) -> Tensor:
@@ -293,7 +302,15 @@ class SuperResolution(SharpeningTask):
         return masked_mean(torch.where(mask > 0, made.float() - true.float(), 0.0).square(), mask)
 
     def _angle(self, made: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Mean angle between spectra in physical units, radians; blind to brightness."""
+        scaler = self._scaler("target")
+        if scaler is None or made.shape[1] < 2:
+            raise ValueError(
+                f"{type(self).__name__}: the term spectral needs two bands or more and a data module that tells their "
+                f"units, got {made.shape[1]} bands and {'no' if scaler is None else 'a'} scaler; set its weight to 0"
+            )
+        gain, bias = (torch.from_numpy(part)[:, None, None].to(made) for part in (scaler.gain, scaler.bias))
+        return spectral_angle_loss((made.float() - bias) / gain, (true.float() - bias) / gain, mask)
 
     def _more_scores(self, batch: Batch) -> dict[str, Tensor]:
         """Return how much of a residual repeats the work of the generator."""
