@@ -67,15 +67,17 @@ class ToyTransfer(Toy):
         return Found(super().forward(low, mask) + self.open * detail, gate * 2 - 1, gate)
 
 
-def checkpoint(path: Path, network: nn.Module | None = None, *, task: str = "SuperResolution", **facts) -> Path:
-    """Write what `rsgeo-gan fit` writes for a super-resolution, random weights."""
+def checkpoint(path: Path, network: nn.Module | None = None, *, spec: tuple[str, dict] | None = None, **facts) -> Path:
+    """Write what `rsgeo-gan fit` writes for a super-resolution; toys get random weights, others say what they are."""
     network = network or Toy()
-    draw = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, 0, 0.1, generator=draw)
-    given = {"in_channels": network.in_channels, "out_channels": network.out_channels, "scale": network.scale}
-    if isinstance(network, ToyTransfer):
-        given["gate"] = network.open
+    if spec is None:
+        draw = torch.Generator().manual_seed(0)
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, 0, 0.1, generator=draw)
+        given = {"in_channels": network.in_channels, "out_channels": network.out_channels, "scale": network.scale}
+        if isinstance(network, ToyTransfer):
+            given["gate"] = network.open
+        spec = f"{HERE}.{type(network).__name__}", given
     known = {
         "source": EO_SCALER.to_dict(),
         "target": EO_SCALER.to_dict(),
@@ -89,8 +91,13 @@ def checkpoint(path: Path, network: nn.Module | None = None, *, task: str = "Sup
         known |= {"reference": REFERENCE_SCALER.to_dict(), "references": 1, "common": [[2, 0], [1, 1]]}
     content = {
         "state_dict": {f"generator.{key}": value for key, value in network.state_dict().items()},
-        "hyper_parameters": {"generator": {"class_path": f"{HERE}.{type(network).__name__}", "init_args": given}},
-        "rsgeo_gan": {"format": 1, "task": f"rsgeo_gan.tasks.{task}", "version": "0.1.0", "facts": known | facts},
+        "hyper_parameters": {"generator": {"class_path": spec[0], "init_args": spec[1]}},
+        "rsgeo_gan": {
+            "format": 1,
+            "task": "rsgeo_gan.tasks.SuperResolution",
+            "version": "0.1.0",
+            "facts": known | facts,
+        },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)

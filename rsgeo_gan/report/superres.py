@@ -65,9 +65,7 @@ def superres_report(root: Path, *, scores: Sequence[Mapping[str, str]] = (), not
         "splits": rows,
         "scores": list(scores),
         "notes": [*notes, *sorted(set(said))],
-        "pictures": [
-            (_STRIPS, "Input, bicubic, product, references and truth of some tiles, and what lies beside them.")
-        ]
+        "pictures": [(_STRIPS, "Input, product, truth and references of some tiles, and what lies beside the product.")]
         if (folder / _STRIPS).is_file()
         else [],
     }

@@ -17,11 +17,13 @@ from rsgeo_gan.errors import CheckpointError, ProductError, SourceError
 from rsgeo_gan.grid import divided
 from rsgeo_gan.inference.superres import superres
 from rsgeo_gan.inference.superresolver import SuperResolver, turned
+from rsgeo_gan.models import Constrained, RandomFeatures, SRResNet, TextureTransfer
 from tests.generation import EO_BANDS, box, optical
-from tests.sharpening import EO_SCALER, HERE, SCALE, Toy, ToyTransfer, checkpoint
+from tests.sharpening import EO_SCALER, HERE, REFERENCE_SCALER, SCALE, Toy, ToyTransfer, checkpoint
 
 TRUSTED = (HERE, "rsgeo_gan.models")
 HEIGHT, WIDTH = 61, 75
+CONTENT = {"in_channels": 3, "out_channels": 3, "scale": SCALE, "width": 4, "blocks": 1}
 
 
 def _scene(path: Path, at: GeoBox | None = None, array: np.ndarray | None = None, names=EO_BANDS) -> Path:
@@ -258,3 +260,42 @@ def test_other_checkpoints_and_outputs_are_refused(tmp_path):
         superres(scene, tmp_path / "toy.ckpt", scene)
     with pytest.raises(ProductError, match=r"ends in \.tif"):
         superres(scene, tmp_path / "toy.ckpt", tmp_path / "o.png")
+
+
+@pytest.mark.parametrize("kind", ["constrained", "texture"])
+def test_windows_of_the_networks_of_this_package_meet_without_seams(tmp_path, kind):
+    plain = {"class_path": "rsgeo_gan.models.SRResNet", "init_args": dict(CONTENT)}
+    content = SRResNet(**CONTENT)
+    if kind == "constrained":
+        network, name, given, facts = Constrained(content), "Constrained", {"network": plain}, {}
+    else:
+        taken = {"in_channels": 2, "width": 4}
+        network = TextureTransfer(content, RandomFeatures(**taken), common=[[2, 0], [1, 1]], window_px=2, floor=0.0)
+        features = {"class_path": "rsgeo_gan.models.RandomFeatures", "init_args": taken}
+        given = {"content": plain, "features": features, "common": [[2, 0], [1, 1]], "window_px": 2, "floor": 0.0}
+        name = "TextureTransfer"
+        facts = {"reference": REFERENCE_SCALER.to_dict(), "references": 1, "common": [[2, 0], [1, 1]]}
+    draw = torch.Generator().manual_seed(3)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, 0, 0.04, generator=draw)
+    path = checkpoint(tmp_path / "real.ckpt", network, spec=(f"rsgeo_gan.models.{name}", given), **facts)
+    array = optical(HEIGHT, WIDTH) // 4 + 1500  # No answer ends at the lowest number of the file.
+    array[:, :9, :20] = 0
+    scene = _scene(tmp_path / "scene.tif", array=array)
+    half = divided(box(HEIGHT, WIDTH), SCALE)[:, : WIDTH // 2 * SCALE]
+    options = {"references": [_reference(tmp_path / "r.tif", half)] if kind == "texture" else [], "align": False}
+    made = [
+        superres(scene, path, tmp_path / f"{window}.tif", uncertainty=0, window_px=window, device="cpu", **options)
+        for window in (16, 500)
+    ]
+    small, large = (raster.read(one.path)[0].astype(int) for one in made)
+    assert np.abs(small - large).max() <= 1
+    if kind == "constrained":
+        valid = array[0] > 0
+        blocks = small.reshape(3, HEIGHT, SCALE, WIDTH, SCALE).mean(axis=(2, 4))
+        assert np.abs(blocks - array)[:, valid].max() <= 0.51
+    else:
+        gate = raster.read(tmp_path / "16_similarity.tif")[0][1]
+        assert np.nanmax(gate[:, : WIDTH // 2 - 6]) > 0
+        assert np.nanmax(gate[:, WIDTH // 2 + 6 :]) == 0
