@@ -18,7 +18,7 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,8 @@ def _cell(cell: dict[str, Any], data: dict[str, Scaled], judges: dict[str, Judge
     row |= {"range": judge.range, "backend": judge.backend.name, "tiles": len(judge.corners)}
     row |= {"parameters": sum(p.numel() for p in network.parameters())}
     _append(work, row)
+    first = row["scores"].get("", row["scores"].get("other"))
+    sys.stderr.write(f"{scene} {name} {seed} {seconds:.0f} s: {first['psnr_db']:.2f} dB\n")
     if name == "SRResNet":
         torch.save(network.state_dict(), work / f"srresnet-{scene}-{seed}-{size.steps}.pt")
     if seed == 0:
@@ -107,8 +109,6 @@ def _cell(cell: dict[str, Any], data: dict[str, Scaled], judges: dict[str, Judge
         _append(work, row | {"tiles": len(other.corners)})
         if seed == 0:
             torch.save(other.pictures(name, network), work / f"strip-{ALIEN}-{name}.pt".replace(" ", "_"))
-    first = next(iter(row["scores"].values()))
-    sys.stderr.write(f"{scene} {name} {seed} {seconds:.0f} s: {first['psnr_db']:.2f} dB\n")
 
 
 def _content(name: str, scene: str, seed: int, data: dict[str, Scaled], size: Size, work: Path) -> nn.Module | None:
@@ -120,7 +120,7 @@ def _content(name: str, scene: str, seed: int, data: dict[str, Scaled], size: Si
         return None
     path = work / f"srresnet-{scene}-{seed}-{size.steps}.pt"
     if not path.is_file():
-        network, _ = train("SRResNet", data[scene], seed, replace(size), None)
+        network, _ = train("SRResNet", data[scene], seed, size, None)
         torch.save(network.state_dict(), path)
     found = empty(data[scene], size)
     found.load_state_dict(torch.load(path, weights_only=True))

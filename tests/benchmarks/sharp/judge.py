@@ -21,7 +21,7 @@ from rsgeo_gan.metrics import (
     synthesis,
 )
 from sharp.data import TILE_PX, Part, tiles
-from sharp.systems import Scaled, transfers
+from sharp.systems import Scaled, enlarged, feeds, transfers
 
 REFERENCES = ("truth", "other", "shifted", "another place", "noise", "none")
 """From the best there could be to nothing at all."""
@@ -111,6 +111,8 @@ class Judge:
         """Score a rung, once without references or once with each."""
         if not transfers(name):
             return {"": self.scores(*self.made(network))}
+        if feeds(name):
+            return {"": self.scores(*self.made(network, enlarged(self.data.test, self.data.scene), takes=True))}
         found = {}
         for kind in REFERENCES:
             given = self.given(kind)
@@ -147,6 +149,7 @@ class Judge:
         """Return tiles to look at, physical units, red first: input (nearest), made, truth, and the reference."""
         scene = self.data.scene
         given = self.given("other") if transfers(name) else None
+        given = enlarged(self.data.test, scene) if feeds(name) else given
         image, _ = self.made(network, given, takes=transfers(name))
         spread = torch.stack([truth.std() for truth in self.truth])
         chosen = spread.argsort(descending=True)[:STRIPS]

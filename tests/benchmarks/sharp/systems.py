@@ -27,7 +27,7 @@ from rsgeo_gan.models import (
     TextureTransfer,
 )
 from rsgeo_gan.tasks import AdversarialTask, ReferenceSuperResolution, SuperResolution
-from sharp.data import Part, Scene
+from sharp.data import MTF, Part, Scene
 
 EPOCHS = 10
 _WHOLE = 0.95
@@ -39,7 +39,7 @@ class Size:
 
     Attributes:
         width: Channels of the networks.
-        blocks: Residual blocks of SRResNet; RRDB has a third of them.
+        blocks: Residual blocks of SRResNet; RRDB has a quarter of them.
         side_px: Side of the patches, coarse pixels at scale 4; half as much again at scale 2.
         batch: Patches in a batch.
         steps: Batches of a training; those that start from a trained network take half.
@@ -49,8 +49,8 @@ class Size:
         device: Lightning's accelerator.
     """
 
-    width: int = 24
-    blocks: int = 6
+    width: int = 16
+    blocks: int = 4
     side_px: int = 16
     batch: int = 4
     steps: int = 400
@@ -156,14 +156,28 @@ class Patches(IterableDataset[dict[str, Tensor]]):
 
 RUNGS = ("bicubic", "SRCNN", "SRResNet", "SRResNet + constraint", "RRDB", "adversarial", "SRNTT-l2", "SRNTT")
 """From the plainest up; the constraint is put on the trained SRResNet, the two above it start from that network."""
-CONTROLS = ("SRNTT-l2, blind", "SRNTT-l2, no gate", "SRNTT, no gate")
-"""The same network that never saw a reference, and networks that trust every reference alike."""
+CONTROLS = ("SRNTT-l2, fed the input", "SRNTT-l2, no gate", "SRNTT, no gate")
+"""A network as large whose reference is the enlarged input, and networks that trust every reference alike."""
 PLAIN = ("SRCNN", "SRResNet", "RRDB")
 
 
 def transfers(name: str) -> bool:
     """Tell whether a rung takes a reference."""
     return name.startswith("SRNTT")
+
+
+def feeds(name: str) -> bool:
+    """Tell whether a network gets its own enlarged input for a reference."""
+    return "fed" in name
+
+
+def enlarged(part: Part, scene: Scene) -> tuple[Tensor, Tensor]:
+    """Return the input by bicubic interpolation in the place of the reference, and its validity."""
+    wide = F.interpolate(part.low, scale_factor=scene.scale, mode="bicubic")
+    found = wide.new_zeros(1, 1 + max(at for _, at in scene.common), *wide.shape[-2:])
+    for band, at in scene.common:
+        found[:, at] = wide[:, band]
+    return found, part.mask
 
 
 def train(name: str, data: Scaled, seed: int, size: Size, content: nn.Module | None) -> tuple[nn.Module, float]:
@@ -208,11 +222,18 @@ def train(name: str, data: Scaled, seed: int, size: Size, content: nn.Module | N
     part = data.train
     if part.reference is None or part.mask_reference is None:
         raise ValueError(f"{name}: the scene {data.scene.name} has no reference to learn from")
-    if "blind" in name:
-        part = replace(part, reference=0 * part.reference, mask_reference=0 * part.mask_reference)
+    if feeds(name):
+        reference, seen = enlarged(part, data.scene)
+        part = replace(part, reference=reference, mask_reference=seen)
     features = RandomFeatures(len(data.scene.common), width=size.width // 2, seed=0, orthogonal=True)
     network = TextureTransfer(
-        content, features, common=data.scene.common, window_px=size.window_px, gate="no gate" not in name
+        content,  # type: ignore[arg-type]
+        features,
+        common=data.scene.common,
+        window_px=size.window_px,
+        gate=name in RUNGS,
+        blocks=max(1, size.blocks // 2),
+        mtf=MTF,
     )
     weights = {"reconstruction": 1.0, "texture": 0.0, "perceptual": 0.0, "adversarial": 0.0}
     if judges:
@@ -226,7 +247,7 @@ def _plain(name: str, bands: int, scale: int, size: Size) -> nn.Module:
     makers: dict[str, Callable[[], nn.Module]] = {
         "SRCNN": lambda: SRCNN(bands, bands, scale=scale, width=2 * size.width),
         "SRResNet": lambda: SRResNet(bands, bands, scale=scale, width=size.width, blocks=size.blocks),
-        "RRDB": lambda: RRDB(bands, bands, scale=scale, width=size.width, blocks=max(1, size.blocks // 3)),
+        "RRDB": lambda: RRDB(bands, bands, scale=scale, width=size.width, blocks=max(1, size.blocks // 4)),
     }
     return makers[name]()
 

@@ -56,7 +56,9 @@ def summary(rows: Sequence[Row]) -> str:
 
 def _references(rows: Sequence[Row]) -> list[str]:
     """Return a table of references by rungs that take one; empty where there is only one kind."""
-    rungs = [rung for rung in dict.fromkeys(row["rung"] for row in rows) if rung.startswith("SRNTT")]
+    rungs = [
+        rung for rung in dict.fromkeys(row["rung"] for row in rows) if rung.startswith("SRNTT") and "fed" not in rung
+    ]
     kinds = [kind for kind in KINDS if any(kind in row["scores"] for row in rows)]
     if len(kinds) < 2:
         return []
