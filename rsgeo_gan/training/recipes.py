@@ -144,7 +144,7 @@ def _innermost(network: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a network, or of the one it is built around."""
     arguments: dict[str, Any] = network.get("init_args") or {}
     network["init_args"] = arguments
-    base = next((arguments[name] for name in _AROUND if isinstance(arguments.get(name), dict)), {})
+    base: dict[str, Any] = next((arguments[name] for name in _AROUND if isinstance(arguments.get(name), dict)), {})
     return _innermost(base) if "class_path" in base else arguments
 
 
