@@ -20,6 +20,8 @@ __all__ = ["PATCH", "Match", "match", "swap"]
 PATCH = 3
 """Side of the compared patches, cells."""
 _LEAST = 1e-12
+_TIE = 1e-6
+"""Similarities that differ by less are equal; rounding, which differs between windows of a scene, must not decide."""
 _BUDGET = 2**24
 """Scores held at once by a global search."""
 
@@ -48,7 +50,8 @@ def match(
 ) -> Match:
     """Find for every 3 x 3 patch of an image the patch of the references with the largest cosine.
 
-    Of equally similar patches within a window the nearest is taken, then that of the first reference.
+    Of equally similar patches within a window the nearest is taken, then that of the first reference; without one, the
+    first.
 
     Args:
         query: Features of the image, shape (B, C, h, w), h and w at least 3.
@@ -124,7 +127,7 @@ def _near(
             norm = lengths[0][at] * lengths[1][:, number, None][(..., *moved)]
             score = _summed(product) / norm.clamp_min(_LEAST)
             score = torch.where(usable[:, number, None][(..., *moved)], score, -torch.inf)
-            better = score > best[at]
+            better = score > best[at] + _TIE
             best[at] = torch.where(better, score, best[at])
             place[at] = torch.where(better, place.new_tensor([number, dy, dx]).view(1, 3, 1, 1), place[at])
     return best, place
