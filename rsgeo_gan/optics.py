@@ -113,4 +113,6 @@ def thin(
     rows, cols = height // scale, width // scale
     down, across = weights(rows, scale, mtf), weights(cols, scale, mtf).T
     whole = mask.reshape(rows, scale, cols, scale).min(axis=(1, 3)) > 0
-    return down @ image @ across, down @ mask @ across, whole
+    total: NDArray[np.float32] = np.matmul(np.matmul(down, image), across, dtype=np.float32)
+    share: NDArray[np.float32] = np.matmul(np.matmul(down, mask), across, dtype=np.float32)
+    return total, share, whole
