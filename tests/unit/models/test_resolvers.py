@@ -31,7 +31,7 @@ kinds = pytest.mark.parametrize("kind", list(SMALL), ids=lambda kind: kind.__nam
 def made(kind: type[SuperResolver], scale: int = 2, bands: int = 3, *, learnt: bool = False) -> Any:
     """A small network; learnt: every convolution says something."""
     torch.manual_seed(0)
-    network = kind(bands, bands, scale=scale, **SMALL[kind])  # type: ignore[call-arg]
+    network = kind(bands, bands, scale=scale, **SMALL[kind])
     for part in network.modules() if learnt else ():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight)
