@@ -56,9 +56,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def _references(rows: Sequence[Row]) -> list[str]:
     """Return a table of references by rungs that take one; empty where there is only one kind."""
-    rungs = [
-        rung for rung in dict.fromkeys(row["rung"] for row in rows) if rung.startswith("SRNTT") and "fed" not in rung
-    ]
+    rungs = list(dict.fromkeys(row["rung"] for row in rows if "none" in row["scores"]))
     kinds = [kind for kind in KINDS if any(kind in row["scores"] for row in rows)]
     if len(kinds) < 2:
         return []
