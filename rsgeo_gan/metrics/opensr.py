@@ -192,7 +192,7 @@ def _prepared(
     check_pair(name, pred, target, mask)
     scale = _scale(low, pred)
     wide = _resized(_inner(low, border_px // scale), scale)
-    pred, target, valid = (_inner(v, border_px) for v in (pred, target, mask))
+    pred, target, valid = _inner(pred, border_px), _inner(target, border_px), _inner(mask, border_px)
     if wide.shape != pred.shape:
         raise ValueError(f"{name}: border_px must be a multiple of the scale {scale}, got {border_px}")
     return wide, harmonised(pred, target, valid), target, valid
@@ -232,8 +232,8 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _matched(values: Tensor, wanted: Tensor) -> Tensor:
     """Values with the distribution of `wanted`: equal ranks get equal values, linear between them."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    goals, goal_counts = wanted.unique(return_counts=True)
+    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    goals, goal_counts = torch.unique(wanted, return_counts=True)
     ranks = counts.cumsum(0).double() / len(values)
     goal_ranks = goal_counts.cumsum(0).double() / len(wanted)
     right = torch.searchsorted(goal_ranks, ranks).clamp(1, max(1, len(goals) - 1)).clamp_max(len(goals) - 1)
