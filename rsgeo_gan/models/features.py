@@ -195,6 +195,7 @@ class RandomFeatures(FeatureBackend):
         super().__init__(in_channels, plan)
         draw = torch.Generator().manual_seed(seed)
         for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
             weight = torch.randn(conv.weight.shape, generator=draw, dtype=torch.float64)
             fan = weight[0].numel()
             if orthogonal:
@@ -250,7 +251,7 @@ class VGGFeatures(FeatureBackend):
 def _orthogonal(weight: Tensor) -> Tensor:
     """Make rows orthonormal, in groups where there are more rows than columns."""
     groups = []
-    for rows in weight.split(weight.shape[1]):
+    for rows in torch.split(weight, weight.shape[1]):
         q, r = torch.linalg.qr(rows.T)
         groups.append((q * r.diagonal().sign()).T)
     return torch.cat(groups)

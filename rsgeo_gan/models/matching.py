@@ -121,12 +121,12 @@ def _near(
         here = (slice(max(0, -dy), height - max(0, dy)), slice(max(0, -dx), width - max(0, dx)))
         there = (slice(max(0, dy), height - max(0, -dy)), slice(max(0, dx), width - max(0, -dx)))
         inner, moved = (tuple(slice(s.start, s.stop - PATCH + 1) for s in part) for part in (here, there))
-        part, at = query[(..., *here)], (..., *inner)
+        part, at, opposite = query[(..., *here)], (..., inner[0], inner[1]), (..., moved[0], moved[1])
         for number in range(count):
             product = (part * keys[:, number][(..., *there)]).sum(dim=1, keepdim=True)
-            norm = lengths[0][at] * lengths[1][:, number, None][(..., *moved)]
+            norm = lengths[0][at] * lengths[1][:, number, None][opposite]
             score = _summed(product) / norm.clamp_min(_LEAST)
-            score = torch.where(usable[:, number, None][(..., *moved)], score, -torch.inf)
+            score = torch.where(usable[:, number, None][opposite], score, -torch.inf)
             better = score > best[at] + _TIE
             best[at] = torch.where(better, score, best[at])
             place[at] = torch.where(better, place.new_tensor([number, dy, dx]).view(1, 3, 1, 1), place[at])
@@ -156,8 +156,8 @@ def _anywhere(
             best = torch.where(better, top, best)
             index = torch.where(better, number * total + start + at, index)
     own = torch.arange(total, device=query.device)
-    number, at = index // total, index % total
-    place = torch.stack([number, at // cols - own // cols, at % cols - own % cols], dim=1)
+    which, there = index // total, index % total
+    place = torch.stack([which, there // cols - own // cols, there % cols - own % cols], dim=1)
     return best.view(batch, 1, rows, cols), place.view(batch, 3, rows, cols)
 
 

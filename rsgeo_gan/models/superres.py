@@ -338,8 +338,10 @@ class _DenseGroup(nn.Sequential):
         super().__init__(*(_Dense(channels, growth) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + 0.2 * (super().forward(x) - x)
-        return out
+        y = x
+        for block in self:
+            y = block(y)
+        return x + 0.2 * (y - x)
 
 
 class RRDB(ContentNetwork):

@@ -395,7 +395,7 @@ class TextureTransfer(nn.Module):
         # What lies in their place in the sharp references must have seen nothing invalid.
         radius = -(-self.features.taps[tap].radius_px // self.scale)
         clean = 1 - F.max_pool2d(1 - whole, 2 * radius + 1, 1, radius)
-        folded = keys.unflatten(0, (len(low), count))
+        folded = keys.view(len(low), count, *keys.shape[1:])
         return match(query, folded, clean.view(len(low), count, *low.shape[-2:]), mask, self.window_px)
 
     def _at_levels(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -406,9 +406,9 @@ class TextureTransfer(nn.Module):
         return {f"x{cells}": _pooled(found[tap], pooled) for cells, (tap, pooled) in taps.items()}
 
     def _swapped(self, sharp: Tensor, valid: Tensor, place: Tensor) -> dict[str, Tensor]:
-        levels = self._at_levels(sharp, valid)
-        batch = len(place)
-        return {f"x{cells}": swap(levels[f"x{cells}"].unflatten(0, (batch, -1)), place, cells) for cells in self.levels}
+        levels, batch = self._at_levels(sharp, valid), len(place)
+        folded = {name: found.view(batch, -1, *found.shape[1:]) for name, found in levels.items()}
+        return {f"x{cells}": swap(folded[f"x{cells}"], place, cells) for cells in self.levels}
 
 
 def _levels(scale: int) -> list[int]:
