@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _REPORT_EVERY_S = 5.0
-_HEAVY = {"train", "generate", "synthesize"}
+_HEAVY = {"train", "generate", "synthesize", "superres"}
 
 
 def is_remote(catalog: Catalog) -> bool:

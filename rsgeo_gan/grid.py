@@ -28,6 +28,7 @@ __all__ = [
     "box_to_dict",
     "crs_code",
     "crs_of",
+    "divided",
     "is_local",
     "local_box",
     "pixels_in",
@@ -63,6 +64,14 @@ def local_box(shape: tuple[int, int], pixel: float) -> GeoBox:
 def is_local(box: GeoBox) -> bool:
     """Tell whether a box lies in an engineering CRS, so that its place on the earth is not known."""
     return bool(crs_of(box).proj.is_engineering)
+
+
+def divided(box: GeoBox, scale: int) -> GeoBox:
+    """Return the box of the same place with each pixel divided into scale by scale; the corner stays where it is."""
+    a, b, left, d, e, top = box.affine[:6]
+    height, width = box.shape
+    finer = Affine(a / scale, b / scale, left, d / scale, e / scale, top)
+    return GeoBox((height * scale, width * scale), finer, box.crs)
 
 
 def crs_of(box: GeoBox) -> CRS:

@@ -98,7 +98,7 @@ class Provenance:
     checkpoint: str
     recipe: str
     sources: tuple[str, ...]
-    grid: Literal["source", "declared", "tiled target", "tile"]
+    grid: Literal["source", "divided source", "declared", "tiled target", "tile"]
     direction: Direction | None = None
     radius_px: int | None = None
     inputs: str = ""

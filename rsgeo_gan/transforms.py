@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rsgeo_gan.sensors import Scaler
 
-__all__ = ["Augmentation", "Denormalize", "Normalize"]
+__all__ = ["Augmentation", "Denormalize", "Normalize", "Turns"]
 
 Sample = dict[str, Tensor]
 
@@ -106,4 +106,36 @@ class Augmentation(nn.Module):
         if self.steps is None:
             return batch
         moved: Sample = self.steps(batch)
+        return moved
+
+
+class Turns(nn.Module):
+    """Mirrors and quarter turns for a batch whose images have different sizes of one place.
+
+    All entries of a sample whose names begin with `image` or `mask` move alike, whatever their sizes; samples move
+    independently, each of the eight ways with equal probability. Images that are not square are not turned by a
+    quarter.
+
+    Args:
+        active: Whether anything is moved at all. Only for optical, near-nadir images, see `Augmentation`.
+    """
+
+    def __init__(self, active: bool = True) -> None:
+        super().__init__()
+        self.active = active
+
+    def forward(self, batch: Sample) -> Sample:
+        """Return the batch, moved or as it was."""
+        moving = [key for key, value in batch.items() if key.startswith(("image", "mask")) and value.ndim == 4]
+        if not self.active or not moving:
+            return batch
+        first = batch[moving[0]]
+        left, up, over = torch.rand(3, len(first), 1, 1, 1, device=first.device) < 0.5
+        square = all(batch[key].shape[-1] == batch[key].shape[-2] for key in moving)
+        moved = dict(batch)
+        for key in moving:
+            value = batch[key]
+            value = torch.where(left, value.flip(-1), value)
+            value = torch.where(up, value.flip(-2), value)
+            moved[key] = torch.where(over, value.transpose(-1, -2), value) if square else value
         return moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,10 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rsgeo_gan.catalog.models import Catalog
+from rsgeo_gan.catalog.superres import SuperresCatalog
 from rsgeo_gan.catalog.synthesis import SynthesisCatalog, SyntheticProducts
 from rsgeo_gan.errors import CatalogError
 
-__all__ = ["load", "load_synthesis", "products_of", "set_key", "validate"]
+__all__ = ["load", "load_superres", "load_synthesis", "products_of", "set_key", "validate"]
 
 EMBEDDED = Path(__file__).parents[1] / "catalogs"
 """Catalogues that come with the package, found by bare name after those of the working directory."""
@@ -30,11 +31,14 @@ _PATH_KEYS = (
     "collect.images.splits.val",
     "collect.images.splits.test",
     "collect.labels.path",
+    "collect.low.images.path",
+    "collect.references.*.images.path",
     "scoring.weights",
 )
 _EXAMPLE: dict[type[BaseModel], str] = {
     Catalog: "catalogs/folder.yaml",
     SynthesisCatalog: "catalogs/synthesis-folder.yaml",
+    SuperresCatalog: "catalogs/superres-folder.yaml",
 }
 
 
@@ -57,11 +61,13 @@ def load(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None
             the file, the key, what was expected and what was found.
     """
     path, raw = _read(path_or_name, overrides, Catalog)
-    if raw.get("kind") == "synthesis":
-        raise CatalogError(
-            f"Catalogue {path} is that of a synthesis (kind: synthesis), expected two sides, source and target. Run it "
-            "with `rsgeo-gan synthesize`."
-        )
+    for kind, command in (("synthesis", "synthesize"), ("superres", "superres")):
+        if raw.get("kind") == kind:
+            what = {"synthesis": "a synthesis", "superres": "a super-resolution"}[kind]
+            raise CatalogError(
+                f"Catalogue {path} is that of {what} (kind: {kind}), expected two sides, source and target. Run it "
+                f"with `rsgeo-gan {command}`."
+            )
     return validate(raw, str(path))
 
 
@@ -86,6 +92,30 @@ def load_synthesis(path_or_name: Path | str, *, overrides: Mapping[str, Any] | N
         )
     made = _validated(raw, str(path), SynthesisCatalog)
     assert isinstance(made, SynthesisCatalog)
+    return made
+
+
+def load_superres(path_or_name: Path | str, *, overrides: Mapping[str, Any] | None = None) -> SuperresCatalog:
+    """Read the catalogue of a super-resolution; see `load`.
+
+    Args:
+        path_or_name: Path of a YAML file, or a bare name.
+        overrides: Values by dotted key that replace those of the file, such as {"products.most": 8}.
+
+    Returns:
+        The catalogue, with absolute paths.
+
+    Raises:
+        CatalogError: As `load`.
+    """
+    path, raw = _read(path_or_name, overrides, SuperresCatalog)
+    if raw.get("kind") != "superres" and ("kind" in raw or {"source", "target"} & raw.keys()):
+        raise CatalogError(
+            f"Catalogue {path} is of another kind ({raw.get('kind', 'two sides, source and target')}), expected "
+            "`kind: superres` and `collect`. catalogs/superres-folder.yaml is a commented example of it."
+        )
+    made = _validated(raw, str(path), SuperresCatalog)
+    assert isinstance(made, SuperresCatalog)
     return made
 
 
@@ -139,16 +169,28 @@ def _read(
     base = (path.resolve().parent / base).resolve()
     for key in _PATH_KEYS:
         *parents, leaf = key.split(".")
-        entry: Any = raw
-        for parent in parents:
-            entry = entry.get(parent) if isinstance(entry, dict) else None
-        if isinstance(entry, dict) and isinstance(entry.get(leaf), str) and not _has_scheme(entry[leaf]):
-            entry[leaf] = str((base / Path(entry[leaf]).expanduser()).resolve())
+        for entry in _entries(raw, parents):
+            if isinstance(entry.get(leaf), str) and not _has_scheme(entry[leaf]):
+                entry[leaf] = str((base / Path(entry[leaf]).expanduser()).resolve())
     if raw.get("root") is not None:
         raw["root"] = str(base)
     for key, value in replaced.items():
         set_key(raw, key, value, str(path))
     return path, raw
+
+
+def _entries(raw: Any, parents: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the mappings at a place; `*` stands for every entry of a list."""
+    if not parents:
+        if isinstance(raw, dict):
+            yield raw
+        return
+    first, *rest = parents
+    if first == "*":
+        for entry in raw if isinstance(raw, list) else ():
+            yield from _entries(entry, rest)
+    elif isinstance(raw, dict):
+        yield from _entries(raw.get(first), rest)
 
 
 def _find(path_or_name: Path | str) -> Path:
@@ -274,6 +316,9 @@ def _walked(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[st
         if part in kinds:
             here, kinds = kinds[part], {}
             continue
+        if part.isdigit():
+            keys.append(part)
+            continue
         known = list(here.model_fields) if here is not None else []
         keys.append(part)
         found = here.model_fields.get(part) if here is not None else None
@@ -286,7 +331,7 @@ def _walked(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[st
 def _members(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Kinds of the union at a place."""
     here: type[BaseModel] = model
-    for part in map(str, loc[:-1]):
+    for part in (str(part) for part in loc[:-1] if not isinstance(part, int)):
         models = _models(here.model_fields[part].annotation)
         here = models[0] if models else here
     return list(_kinds(here.model_fields[str(loc[-1])].annotation))

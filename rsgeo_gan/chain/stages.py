@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rsgeo_gan.catalog import Training
-from rsgeo_gan.errors import CatalogError
+from rsgeo_gan.errors import CatalogError, ProductError
 from rsgeo_gan.manifest import Manifest, check_writable, write_json
 from rsgeo_gan.progress import Progress, silent
-from rsgeo_gan.training import MODES, Mode, find_recipe
+from rsgeo_gan.training import MODES, Mode, find_recipe, read_pin
 
 __all__ = [
     "Outcome",
@@ -26,6 +26,7 @@ __all__ = [
     "nothing_new",
     "outcome_of",
     "prepare",
+    "published",
     "run_stage",
     "sealed",
     "stage_named",
@@ -225,6 +226,27 @@ def trained(job: Plan[Any], training: Training, progress: Progress) -> Outcome:
         new=int(published.new),
         note=f"checkpoint {published.digest[:12]} (recipe {published.recipe}) {done}",
     )
+
+
+def published(job: Plan[Any], command: str) -> Path:
+    """Return the checkpoint that a job makes products with: the one it was given, else the published one.
+
+    Args:
+        job: The job.
+        command: Command of the chain, for the message.
+
+    Raises:
+        ProductError: If there is none.
+    """
+    if job.checkpoint:
+        return Path(job.checkpoint)
+    pin = read_pin(job.root / "models")
+    if pin is None:
+        raise ProductError(
+            f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan {command} --catalog {job.catalog}`, "
+            "which trains one, or give a checkpoint instead of the catalogue."
+        )
+    return pin.path
 
 
 def sealed(page: Path, made_from: Mapping[str, Any], make: Callable[[], Path], progress: Progress) -> Outcome:

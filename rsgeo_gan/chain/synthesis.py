@@ -18,13 +18,13 @@ from rsgeo_gan.chain.stages import (
     fingerprint,
     known_items,
     outcome_of,
+    published,
     sealed,
     trained,
 )
-from rsgeo_gan.errors import ProductError, SourceError
+from rsgeo_gan.errors import SourceError
 from rsgeo_gan.manifest import Manifest
 from rsgeo_gan.progress import Progress, silent
-from rsgeo_gan.training import read_pin
 
 __all__ = ["SYNTHESIS", "SynthesisJob", "class_rows", "show", "synthesis_headline", "training_of"]
 
@@ -77,7 +77,7 @@ def _synthesize(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress
 
     before = known_items(job.root / "products")
     products = synthesize(
-        _checkpoint(job),
+        published(job, "synthesize"),
         job.root / "products",
         catalog.products,
         tiles=Manifest.read(collection(job, "tiles")),
@@ -88,20 +88,8 @@ def _synthesize(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress
     return outcome_of("synthesize", "products", before, products)
 
 
-def _checkpoint(job: SynthesisJob) -> Path:
-    if job.checkpoint:
-        return Path(job.checkpoint)
-    pin = read_pin(job.root / "models")
-    if pin is None:
-        raise ProductError(
-            f"No checkpoint is published in {job.root / 'models'}; run `rsgeo-gan synthesize --catalog {job.catalog}`, "
-            "which trains one, or give a checkpoint instead of the catalogue."
-        )
-    return pin.path
-
-
 def _report(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -> Outcome:
-    root, checkpoint = job.root, _checkpoint(job)
+    root, checkpoint = job.root, published(job, "synthesize")
     made_from = {
         "version": __version__,
         "parts": [fingerprint(collection(job, name)) for name in ("tiles", "products")],

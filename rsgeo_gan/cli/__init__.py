@@ -6,7 +6,15 @@ Exit codes: 0 done; 1 something in the input or output is wrong and the message 
 
 from __future__ import annotations
 
-from rsgeo_gan.cli import coregister, fitting, models, score, stages, synthesize  # noqa: F401  (each adds its commands)
+from rsgeo_gan.cli import (  # noqa: F401  (each adds its commands)
+    coregister,
+    fitting,
+    models,
+    score,
+    stages,
+    superres,
+    synthesize,
+)
 from rsgeo_gan.cli.shell import app, main
 
 __all__ = ["app", "main"]

@@ -29,6 +29,7 @@ _ORDER = (
     "train",
     "generate",
     "synthesize",
+    "superres",
     "score",
     "export",
     "displacement",

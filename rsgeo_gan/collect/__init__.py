@@ -1,4 +1,4 @@
-"""Images to tiles for synthesis: folders, scenes, the sample or other tiles become one labelled, split collection."""
+"""Images to tiles: folders, scenes, the sample or other tiles become one split collection."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rsgeo_gan.catalog.collecting import (
     TileImages,
 )
 from rsgeo_gan.collect.stage import collect
+from rsgeo_gan.collect.superres import collect_superres
 
 __all__ = [
     "CollectSpec",
@@ -22,4 +23,5 @@ __all__ = [
     "SceneImages",
     "TileImages",
     "collect",
+    "collect_superres",
 ]

@@ -35,7 +35,7 @@ from rsgeo_gan.manifest import Dropped, Manifest, check_share, make_item, safe_n
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.tiling import write_image
 
-__all__ = ["collect"]
+__all__ = ["collect", "found_images"]
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,20 @@ _CHOSEN = frozenset({"no class", "no split"})
 """Reasons for leaving an image out that are no failures."""
 
 
-def collect(spec: CollectSpec, out: Path | str, *, workers: int | None = None, progress: Progress = silent) -> Manifest:
+def collect(
+    spec: CollectSpec,
+    out: Path | str,
+    *,
+    classes: bool = True,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Manifest:
     """Make a collection of tiles with one image each.
 
     Args:
         spec: What is collected.
         out: Folder of the tiles; the item collection in it has the folder's name.
+        classes: Give the sample its land cover as labels, although none are asked for.
         workers: Threads; the number of processors when None.
         progress: Receives finished and all tiles.
 
@@ -68,13 +76,13 @@ def collect(spec: CollectSpec, out: Path | str, *, workers: int | None = None, p
     out = Path(out)
     manifest = Manifest(out / f"{out.name}.json")
     before = Manifest.open(manifest.path)
-    found, covers = _found(spec, out)
+    found, covers = found_images(spec, out, classes=classes)
     pictures = [picture for picture in found if isinstance(picture, Picture)]
     broken = [picture for picture in found if isinstance(picture, Broken)]
     dropped = [Dropped(entry.id, STAGE, entry.code, entry.reason) for entry in broken]
     for entry in broken:
         log.warning("image %s left out (%s): %s", entry.id, entry.code, entry.reason)
-    labelled = spec.labels is not None or isinstance(spec.images, SampleImages)
+    labelled = spec.labels is not None or (classes and isinstance(spec.images, SampleImages))
     jobs: list[_Job] = []
     for picture in pictures:
         windows = list(picture.windows(spec.tile_px))
@@ -110,14 +118,15 @@ def _saved(manifest: Manifest) -> Path:
     return manifest.save() if manifest.dropped and not manifest.path.exists() else manifest.path
 
 
-def _found(spec: CollectSpec, out: Path) -> tuple[list[Picture | Broken], Covers | None]:
-    """List the images, and what labels them by place."""
+def found_images(spec: CollectSpec, out: Path, *, classes: bool = True) -> tuple[list[Picture | Broken], Covers | None]:
+    """List the images, and what labels them by place; makes those of the sample."""
     images, labels = spec.images, spec.labels
     if isinstance(images, SampleImages):
         folder = out / "scenes"
         ingest(_sample(images), folder)
-        labels = labels if isinstance(labels, CoverLabels) else CoverLabels(kind="cover", legend=SAMPLE_LEGEND)
-        if labels.path is None:
+        if classes and not isinstance(labels, CoverLabels):
+            labels = CoverLabels(kind="cover", legend=SAMPLE_LEGEND)
+        if isinstance(labels, CoverLabels) and labels.path is None:
             truth = folder / "sample" / "truth" / "classes.tif"
             labels = labels.model_copy(update={"path": truth, "legend": labels.legend or SAMPLE_LEGEND})
         images = SceneImages(kind="scenes", path=folder / "scenes.json", side=images.side)

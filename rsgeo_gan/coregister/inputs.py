@@ -23,7 +23,7 @@ from rsgeo_gan.errors import CatalogError, SourceError
 from rsgeo_gan.grid import crs_code
 from rsgeo_gan.sensors import SENSORS, Sensor, get_sensor
 
-__all__ = ["Input", "detected", "look_at"]
+__all__ = ["Input", "detected", "look_at", "sample"]
 
 Role = Literal["reference", "moving"]
 
@@ -99,13 +99,13 @@ def look_at(path: str, role: Role, *, sensor: str | None = None, bands: Sequence
         except SourceError as error:
             raise CatalogError(f"--{role}-sensor: {error}") from error
         matching = chosen or _finest(facts, info)
-        facts.check_units(_sample(path, info, matching), f"{path} (--{role}-sensor {sensor})")
+        facts.check_units(sample(path, info, matching), f"{path} (--{role}-sensor {sensor})")
         return Input(View(path, facts, matching), info, path, "given")
     known = _told(path, info)
     if known is not None:
         matching = chosen or _finest(known, info)
         try:
-            known.check_units(_sample(path, info, matching), str(path))
+            known.check_units(sample(path, info, matching), str(path))
             return Input(View(path, known, matching), info, path, "told by the file")
         except SourceError:
             pass
@@ -161,7 +161,7 @@ def _plain(path: str, info: raster.RasterInfo) -> tuple[Sensor, tuple[int, ...],
     return facts, shown, kinds[0] == ColorInterp.palette
 
 
-def _sample(path: str, info: raster.RasterInfo, bands: Sequence[int]) -> np.ndarray:
+def sample(path: str, info: raster.RasterInfo, bands: Sequence[int]) -> np.ndarray:
     """Valid values from the first of a few windows, middle first, that has any."""
     height, width = info.geobox.shape
     rows, cols = min(_SAMPLE_PX, height), min(_SAMPLE_PX, width)

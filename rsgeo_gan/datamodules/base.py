@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -162,7 +162,7 @@ class PatchDataModule(GeoDataModule):
         """
         if not self.facts:
             every, found = self._surveyed()
-            stored = _scalers(self.statistics, every.sides) if self.statistics else found.scalers
+            stored = _scalers(self.statistics, every.sides, self._stored) if self.statistics else found.scalers
             self._scalers = {**stored}
             self.facts = {
                 **{side: scaler.to_dict() for side, scaler in self._named(self._scalers).items()},
@@ -191,6 +191,10 @@ class PatchDataModule(GeoDataModule):
     def _named(self, scalers: Mapping[Side, Scaler]) -> Mapping[str, Scaler]:
         """Return the scalers under the names they have in the facts."""
         return {str(side): scaler for side, scaler in scalers.items()}
+
+    def _stored(self, side: Side) -> str:
+        """Return the name of a side's scaler in a checkpoint's facts."""
+        return side
 
     def _fixed(self, split: str) -> tuple[Any, Any]:
         """Patches that never change; of the training split where this one has none, and said so."""
@@ -256,7 +260,7 @@ class PatchDataModule(GeoDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
 
-def _scalers(path: str, sides: Sequence[Side]) -> dict[Side, Scaler]:
+def _scalers(path: str, sides: Sequence[Side], named: Callable[[Side], str]) -> dict[Side, Scaler]:
     """Read scalers from a `stats.json` or from a checkpoint's facts."""
     try:
         if Path(path).suffix == ".json":
@@ -264,7 +268,8 @@ def _scalers(path: str, sides: Sequence[Side]) -> dict[Side, Scaler]:
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True)["rsgeo_gan"]["facts"]
         # A model of single images keeps their scaler as "image", whichever side of the tiles they were.
-        keys = {side: side if side in stored or len(sides) > 1 else "image" for side in sides}
+        names = {side: (side, named(side), *(("image",) if len(sides) == 1 else ())) for side in sides}
+        keys = {side: next((name for name in found if name in stored), side) for side, found in names.items()}
         return {side: Scaler.from_dict(stored[key]) for side, key in keys.items()}
     except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         # The rest of what torch says advises to read the file unsafely.

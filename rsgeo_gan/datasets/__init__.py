@@ -8,12 +8,14 @@ from rsgeo_gan.datasets.imagesets import ImageTileSet
 from rsgeo_gan.datasets.pairs import PairDataset, Patch, TileDataset
 from rsgeo_gan.datasets.sampling import BlockPatchSampler, GridPatchSampler, Positions
 from rsgeo_gan.datasets.statistics import Survey, survey
+from rsgeo_gan.datasets.superres import Degradation, SuperResolutionDataset, SuperResolutionTileSet
 from rsgeo_gan.datasets.synthetic import MixedDataset, MixedPatchSampler, SyntheticDataset
 from rsgeo_gan.datasets.tiles import Tile, TileReader, TileSet
 
 __all__ = [
     "BlockPatchSampler",
     "ClassPositions",
+    "Degradation",
     "GridPatchSampler",
     "ImageTileDataset",
     "ImageTileSet",
@@ -22,6 +24,8 @@ __all__ = [
     "PairDataset",
     "Patch",
     "Positions",
+    "SuperResolutionDataset",
+    "SuperResolutionTileSet",
     "Survey",
     "SyntheticDataset",
     "Tile",

@@ -18,13 +18,13 @@ from rsgeo_gan.conditions import Conditions
 from rsgeo_gan.datasets.imagesets import ImageTileSet
 from rsgeo_gan.datasets.pairs import Patch
 from rsgeo_gan.datasets.sampling import Positions
-from rsgeo_gan.datasets.tiles import Side, Tile, TileReader
+from rsgeo_gan.datasets.tiles import Pixels, Side, Tile, TileReader
 from rsgeo_gan.errors import SourceError
 from rsgeo_gan.labelled import values_of
 from rsgeo_gan.provenance import noise_seed
 from rsgeo_gan.sensors import Scaler
 
-__all__ = ["ClassPositions", "ImageTileDataset"]
+__all__ = ["ClassPositions", "ImageTileDataset", "brought"]
 
 Sample = dict[str, Tensor]
 
@@ -138,16 +138,21 @@ class ImageTileDataset(NonGeoDataset):
             )
             rows, cols = np.arange(window[1], window[3]), np.arange(window[0], window[2])
             valid = valid & ((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right))
-        gain, bias = pixels.scale, pixels.offset
-        if self.scaler is not None:
-            gain, bias = gain * self.scaler.gain, bias * self.scaler.gain + self.scaler.bias
-        image = np.multiply(pixels.raw, gain.astype(np.float32)[:, None, None], dtype=np.float32)
-        image += bias.astype(np.float32)[:, None, None]
-        if self.scaler is not None:
-            np.clip(image, -1, 1, out=image)
-        if not valid.all():
-            np.copyto(image, 0, where=~valid)
-        return image, valid[None].astype(np.float32)
+        return brought(pixels, valid, self.scaler), valid[None].astype(np.float32)
+
+
+def brought(pixels: Pixels, valid: np.ndarray, scaler: Scaler | None) -> np.ndarray:
+    """Bring stored values to the model domain, or to analysis units without a scaler: float32, 0 where invalid."""
+    gain, bias = pixels.scale, pixels.offset
+    if scaler is not None:
+        gain, bias = gain * scaler.gain, bias * scaler.gain + scaler.bias
+    image = np.multiply(pixels.raw, gain.astype(np.float32)[:, None, None], dtype=np.float32)
+    image += bias.astype(np.float32)[:, None, None]
+    if scaler is not None:
+        np.clip(image, -1, 1, out=image)
+    if not valid.all():
+        np.copyto(image, 0, where=~valid)
+    return image
 
 
 class ClassPositions(Positions):

@@ -121,16 +121,17 @@ def _read(
     left, top, right, bottom = tile.usable
     usable[top - tile.line : bottom - tile.line, left - tile.col : right - tile.col] = True
     both = usable.copy()
-    for side in tiles.sides:
-        scale = tiles.scale if side == "target" else 1
-        pixels = reader.read(tile, side, (0, 0, tile.width * scale, tile.height * scale))
+    for side, layer, needed in tiles.layers(tile):
+        scale = tiles.scale_of(layer)
+        pixels = reader.read(tile, layer, (0, 0, tile.width * scale, tile.height * scale))
         valid = pixels.valid
         if gathering is not None:
             wanted = valid & np.repeat(np.repeat(usable, scale, 0), scale, 1)
             if wanted.any():
                 values = pixels.raw[:, wanted] * pixels.scale[:, None] + pixels.offset[:, None]
                 gathering[side].add(values, keep)
-        both &= valid.reshape(tile.height, scale, tile.width, scale).all(axis=(1, 3))
+        if needed:
+            both &= valid.reshape(tile.height, scale, tile.width, scale).all(axis=(1, 3))
     return both
 
 

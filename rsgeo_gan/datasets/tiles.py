@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import pystac
@@ -31,8 +31,10 @@ from rsgeo_gan.manifest import Manifest, asset_path, item_box
 
 __all__ = ["SIDES", "Pixels", "Side", "Tile", "TileReader", "TileSet", "by_pair", "opened_tile"]
 
-Side = Literal["source", "target", "image", "data"]
-Layer = Literal["source", "target", "image", "data", "confidence"]
+Side = Literal["source", "target", "image", "data", "low", "reference"]
+Layer = Literal[
+    "source", "target", "image", "data", "confidence", "low", "reference", "reference-2", "reference-3", "reference-4"
+]
 SIDES: tuple[Side, Side] = ("source", "target")
 _LAYERS: tuple[Layer, ...] = (*SIDES, "confidence")
 
@@ -220,6 +222,19 @@ class TileSet:
             )
         return bands, units, scale
 
+    def scale_of(self, layer: Layer) -> int:
+        """Return how many pixels of a layer there are along one of the tile."""
+        return self.scale if layer == "target" else 1
+
+    def bands_of(self, layer: Layer) -> tuple[str, ...]:
+        """Return the band names that every file of a layer has."""
+        return ("confidence",) if layer == "confidence" else self.bands[cast(Side, layer)]
+
+    def layers(self, tile: Tile) -> Iterator[tuple[Side, Layer, bool]]:
+        """Yield what a survey reads of a tile: whose statistics, from which layer, and whether a patch needs it."""
+        for side in self.sides:
+            yield side, side, True
+
     def position_of(self, x: float, y: float) -> tuple[float, float]:
         """Return column and row on the lattice, in pixels, of a place in CRS units."""
         return (
@@ -253,12 +268,12 @@ class TileSet:
         """Return a SHA-256 that also changes when a file is rewritten: digest, sizes and times."""
         found = [self.digest()]
         for tile in self.tiles:
-            for side in self.sides:
+            for _, layer, _ in self.layers(tile):
                 try:
-                    status = Path(tile.paths[side]).stat()
+                    status = Path(tile.paths[layer]).stat()
                 except OSError:
                     continue
-                found.append(f"{tile.id} {side} {status.st_size} {status.st_mtime_ns}")
+                found.append(f"{tile.id} {layer} {status.st_size} {status.st_mtime_ns}")
         return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
@@ -380,7 +395,7 @@ class TileReader:
             files.move_to_end(path)
             return files[path]
         file = opened_tile(path, tile.id)
-        expected = ("confidence",) if side == "confidence" else self._tiles.bands[side]
+        expected = self._tiles.bands_of(side)
         names = tuple(name or f"band{k + 1}" for k, name in enumerate(file.descriptions))
         if names != expected:
             file.close()
@@ -388,7 +403,7 @@ class TileReader:
                 f"Tile {tile.id}, {side} file {path} has the bands {', '.join(names)}; expected "
                 f"{', '.join(expected)} as in the first tile. Run the tile stage again with one list of bands."
             )
-        scale = self._tiles.scale if side == "target" else 1
+        scale = self._tiles.scale_of(side)
         if (file.width, file.height) != (tile.width * scale, tile.height * scale):
             size = (file.width, file.height)
             file.close()

@@ -6,7 +6,7 @@ of the scene.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -19,14 +19,28 @@ from rsgeo_gan.errors import SourceError
 from rsgeo_gan.sensors import Scaler
 from rsgeo_gan.tiling import Side
 
-__all__ = ["Network", "SceneReader", "Span", "noise_rows", "sample_windows", "spans", "strips_of", "translate"]
+__all__ = [
+    "Network",
+    "Sample",
+    "SceneReader",
+    "Span",
+    "Strip",
+    "Window",
+    "noise_rows",
+    "sample_places",
+    "sample_windows",
+    "spans",
+    "strips",
+    "strips_of",
+    "translate",
+]
 
 CHUNK_PX = 128
 """Rows read at a time, counted from the scene's first row: a part of a block in most files, whose other rows GDAL's
 cache keeps. Lower chunks cost decoding, higher ones memory with the width."""
 
 STRIP_BYTES = 64 << 20
-"""Wanted size of a strip, input and output together."""
+"""Wanted size of a strip, input and output together; strips of finer pixels may be larger by their scale."""
 
 SAMPLE_PX = 256
 """Side of a sample window of the first pass."""
@@ -87,11 +101,13 @@ class SceneReader:
         side: The scene, its bands and its displacement, read exactly as tiles are.
         box: Grid of the product.
         scaler: Analysis units to model units, bands in the side's order.
+        clip: Bring values beyond the training's range to its ends.
     """
 
     side: Side
     box: GeoBox
     scaler: Scaler
+    clip: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -108,7 +124,8 @@ class SceneReader:
             width: Columns.
 
         Returns:
-            float32 of shape (C, height, width) in [-1, 1], 0 where invalid, and validity (height, width).
+            float32 of shape (C, height, width), 0 where invalid, and validity (height, width); values are in
+            [-1, 1] when clipped.
         """
         values = self.side.read(self.box[row : row + height, col : col + width])
         valid = ~np.isnan(values[0])
@@ -118,7 +135,8 @@ class SceneReader:
         for band, factor, shift in zip(values, gain.astype(np.float32), bias.astype(np.float32), strict=True):
             np.multiply(band, factor, out=band)
             np.add(band, shift, out=band)
-        np.clip(values, -1, 1, out=values)
+        if self.clip:
+            np.clip(values, -1, 1, out=values)
         if not valid.all():
             values[:, ~valid] = 0
         return values, valid
@@ -126,10 +144,6 @@ class SceneReader:
 
 def sample_windows(reader: SceneReader, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Read full-resolution windows spread over the valid part of a scene, the same ones every time.
-
-    Cells of `SAMPLE_PX` are visited in an order that spreads (steps of the golden section); windows at
-    least half valid are taken until there are `SAMPLES`. Where the scene has too few of them, those with
-    the most valid pixels are taken.
 
     Args:
         reader: The scene.
@@ -141,29 +155,69 @@ def sample_windows(reader: SceneReader, stride: int) -> tuple[np.ndarray, np.nda
     Raises:
         SourceError: If the scene has no valid pixel at all.
     """
+    taken = sample_places(reader, stride)
+    return np.stack([sample.values for sample in taken]), np.stack([sample.valid for sample in taken])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A window of the first pass.
+
+    Attributes:
+        row: Its first row.
+        col: Its first column.
+        values: Shape (C, side, side), model units, 0 where invalid.
+        valid: Validity, shape (side, side).
+    """
+
+    row: int
+    col: int
+    values: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def share(self) -> float:
+        """Share of valid pixels."""
+        return float(self.valid.mean())
+
+
+def sample_places(reader: SceneReader, stride: int, side_px: int = SAMPLE_PX) -> list[Sample]:
+    """Read full-resolution windows spread over the valid part of a scene, and say where they are.
+
+    Cells of `side_px` are visited in an order that spreads (steps of the golden section); windows at
+    least half valid are taken until there are `SAMPLES`. Where the scene has too few of them, those with
+    the most valid pixels are taken.
+
+    Args:
+        reader: The scene.
+        stride: Windows begin at whole multiples of it and have such a side, where the scene is large enough.
+        side_px: Side of a window.
+
+    Raises:
+        SourceError: If the scene has no valid pixel at all.
+    """
     height, width = reader.shape
-    rows, cols = (_side(length, stride) for length in (height, width))
+    rows, cols = (_side(length, stride, side_px) for length in (height, width))
     cells = [(row, col) for row in _starts(height, rows, stride) for col in _starts(width, cols, stride)]
-    taken: list[tuple[float, np.ndarray, np.ndarray]] = []
+    taken: list[Sample] = []
     for cell in _spread(len(cells)):
-        values, valid = reader.read(*cells[cell], rows, cols)
-        share = float(valid.mean())
-        if share > 0:
-            taken.append((share, values, valid))
+        sample = Sample(*cells[cell], *reader.read(*cells[cell], rows, cols))
+        if sample.share > 0:
+            taken.append(sample)
         if len(taken) > SAMPLES:
-            taken.remove(min(taken, key=lambda sample: sample[0]))
-        if len(taken) == SAMPLES and all(share >= 0.5 for share, _, _ in taken):
+            taken.remove(min(taken, key=lambda sample: sample.share))
+        if len(taken) == SAMPLES and all(sample.share >= 0.5 for sample in taken):
             break
     if not taken:
         raise SourceError(
             f"{reader.side.path}: no valid pixel on the product's grid of {height} x {width} pixels; every pixel is "
             "nodata or masked as cloud. Drop the scene, or check its nodata value and class mask."
         )
-    return np.stack([values for _, values, _ in taken]), np.stack([valid for _, _, valid in taken])
+    return taken
 
 
-def _side(length: int, stride: int) -> int:
-    side = min(SAMPLE_PX, length)
+def _side(length: int, stride: int, wanted: int) -> int:
+    side = min(wanted, length)
     return max(side // stride * stride, min(side, stride))
 
 
@@ -197,6 +251,85 @@ Write = Callable[[np.ndarray, int, np.ndarray], None]
 """Receives model values (C, h, W), the first row and the validity (h, W) of a finished strip."""
 
 
+@dataclass(frozen=True)
+class Strip:
+    """A stretch of rows of a scene, read with its halo, and the windows that it is cut into.
+
+    Attributes:
+        row: Which rows are kept, and which were read.
+        valid: Validity of the kept rows, shape (h, W).
+    """
+
+    row: Span
+    valid: np.ndarray
+    _columns: Sequence[Span]
+    _read: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    def windows(self) -> Iterator[Window]:
+        """Return the windows that have any valid pixel to keep, from left to right."""
+        values, valid, noise = self._read
+        for col in self._columns:
+            if not self.valid[:, col.start : col.stop].any():
+                continue
+            across = slice(col.read_start, col.read_stop)
+            whole = bool(valid[:, across].all())
+            yield Window(
+                self.row,
+                col,
+                _tensor(values[:, :, across]),
+                None if whole else _tensor(valid[None, :, across].astype(np.float32)),
+                _tensor(noise[:, :, across]) if len(noise) else None,
+            )
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a strip, as a network takes it.
+
+    Attributes:
+        row: Its rows, counted on the scene.
+        col: Its columns, counted on the scene.
+        values: Shape (1, C, h, w), model units, 0 where invalid.
+        mask: Validity, shape (1, 1, h, w); None where all of it is valid.
+        noise: Standard normal noise, shape (1, N, h, w), for generators that take some.
+    """
+
+    row: Span
+    col: Span
+    values: torch.Tensor
+    mask: torch.Tensor | None
+    noise: torch.Tensor | None
+
+    def kept(self, answer: torch.Tensor, scale: int = 1) -> np.ndarray:
+        """Return what is kept of an answer (1, C, scale · h, scale · w), shape (C, ...)."""
+        rows, cols = (slice(scale * part.start, scale * part.stop) for part in (self.row.kept, self.col.kept))
+        kept: np.ndarray = answer[0, :, rows, cols].numpy()
+        return kept
+
+
+def strips(
+    reader: SceneReader, network: Network, plan: Sequence[Span], *, window_px: int, seed: int = 0
+) -> Iterator[Strip]:
+    """Read a scene from top to bottom, the next rows while a strip is worked on.
+
+    Args:
+        reader: The scene, on the product's grid.
+        network: The generator.
+        plan: What `strips_of` returned.
+        window_px: Side of a window's core; its halo comes on top.
+        seed: Seed of the noise field.
+
+    Yields:
+        Strips in order; each lasts until the next is asked for.
+    """
+    columns = spans(reader.shape[1], window_px, network.halo_px, network.stride, even=True)
+    most_rows = max(strip.read_stop - strip.read_start for strip in plan)
+    with _Rows(reader, most_rows, network.noise_channels, seed) as rows:
+        for row in plan:
+            read = rows.take(row.read_start, row.read_stop)
+            yield Strip(row, read[1][row.kept].copy(), columns, read)
+
+
 def translate(
     reader: SceneReader,
     network: Network,
@@ -221,43 +354,31 @@ def translate(
         seed: Seed of the noise field.
         done: Called after each strip.
     """
-    width = reader.shape[1]
-    columns = spans(width, window_px, network.halo_px, network.stride, even=True)
-    strips = strips_of(reader, network, channels, window_px)
-    most_rows = max(strip.read_stop - strip.read_start for strip in strips)
-    with _Rows(reader, most_rows, network.noise_channels, seed) as rows:
-        for row in strips:
-            values, valid, noise = rows.take(row.read_start, row.read_stop)
-            kept = valid[row.kept].copy()
-            out = np.zeros((channels, row.stop - row.start, width), np.float32)
-            for col in columns:
-                if not kept[:, col.start : col.stop].any():
-                    continue
-                across = slice(col.read_start, col.read_stop)
-                whole = bool(valid[:, across].all())
-                answer = network(
-                    _tensor(values[:, :, across]),
-                    None if whole else _tensor(valid[None, :, across].astype(np.float32)),
-                    _tensor(noise[:, :, across]) if network.noise_channels else None,
-                )
-                out[:, :, col.start : col.stop] = answer[0, :, row.kept, col.kept].numpy()
-            write(out, row.start, kept)
-            done()
+    plan = strips_of(reader, network, channels, window_px)
+    for strip in strips(reader, network, plan, window_px=window_px, seed=seed):
+        out = np.zeros((channels, *strip.valid.shape), np.float32)
+        for window in strip.windows():
+            answer = network(window.values, window.mask, window.noise)
+            out[:, :, window.col.start : window.col.stop] = window.kept(answer)
+        write(out, strip.row.start, strip.valid)
+        done()
 
 
-def strips_of(reader: SceneReader, network: Network, channels: int, window_px: int) -> list[Span]:
+def strips_of(reader: SceneReader, network: Network, channels: int, window_px: int, *, scale: int = 1) -> list[Span]:
     """Cut a scene into strips; those of wide scenes are lower, as far as their halos then stay cheap.
 
     Args:
         reader: The scene.
         network: The generator.
-        channels: Bands that it gives.
+        channels: Values that it gives for each of its pixels.
         window_px: Greatest height of a strip's core.
+        scale: Its pixels along a side of one of the scene's.
     """
     height, width = reader.shape
-    row_bytes = 4 * width * (len(reader.scaler.bands) + network.noise_channels + channels)
-    affordable = STRIP_BYTES // row_bytes // CHUNK_PX * CHUNK_PX
-    core_px = min(window_px, max(affordable, CHUNK_PX, 6 * network.halo_px))
+    row_bytes = 4 * width * (len(reader.scaler.bands) + network.noise_channels + channels * scale**2)
+    step = CHUNK_PX // scale
+    affordable = scale * STRIP_BYTES // row_bytes // step * step
+    core_px = min(window_px, max(affordable, step, 6 * network.halo_px // scale))
     return spans(height, core_px, network.halo_px, network.stride)
 
 

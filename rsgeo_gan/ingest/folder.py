@@ -15,7 +15,7 @@ from rsgeo_gan.errors import SourceError
 from rsgeo_gan.ingest.checks import Declined
 from rsgeo_gan.ingest.scene import Scene
 
-__all__ = ["Found", "scenes"]
+__all__ = ["Found", "scenes", "told_date"]
 
 _DATES = (
     (re.compile(r"(?<!\d)(\d{8}T\d{6})(?!\d)"), "%Y%m%dT%H%M%S"),
@@ -77,19 +77,9 @@ class Found:
             return side.datetime
         if self.dated:
             return _parsed(self.dated, side.datetime_format, f"Scene {self.id}")
-        with raster.opened(path) as dataset:
-            tags = {key.lower(): value for key, value in dataset.tags().items()}
-        for key in (side.datetime_tag, "datetime", "acquisitiondatetime", "tifftag_datetime"):
-            if tags.get(key.lower()):
-                return _parsed(tags[key.lower()], None, f"Scene {self.id}, tag {key}")
-        for pattern, form in _DATES:
-            for text in (self.id, path.name, str(path.parent.name)):
-                match = pattern.search(text)
-                if match:
-                    try:
-                        return datetime.strptime(match.group(1), form).replace(tzinfo=UTC)
-                    except ValueError:
-                        continue
+        found = told_date(path, self.id, tag=side.datetime_tag)
+        if found is not None:
+            return found
         if side.default_datetime is not None:
             return side.default_datetime
         raise Declined(
@@ -97,6 +87,34 @@ class Found:
             f"Scene {self.id} has no time of acquisition: expected a tag {side.datetime_tag!r} or a date in the name, "
             f"got neither in {path}; give `datetime`, `default_datetime` or a regex group in the catalogue.",
         )
+
+
+def told_date(path: Path, name: str = "", *, tag: str = "datetime") -> datetime | None:
+    """Return the time of acquisition that a raster's tags, its name or its folder's name tell; None where none does.
+
+    Args:
+        path: The raster.
+        name: Another name it goes by.
+        tag: Its first tag to look at.
+
+    Raises:
+        Declined: If a tag holds no date.
+        SourceError: If the raster cannot be read.
+    """
+    with raster.opened(path) as dataset:
+        tags = {key.lower(): value for key, value in dataset.tags().items()}
+    for key in (tag, "datetime", "acquisitiondatetime", "tifftag_datetime"):
+        if tags.get(key.lower()):
+            return _parsed(tags[key.lower()], None, f"Scene {name or path.stem}, tag {key}")
+    for pattern, form in _DATES:
+        for text in (name, path.name, str(path.parent.name)):
+            match = pattern.search(text)
+            if match:
+                try:
+                    return datetime.strptime(match.group(1), form).replace(tzinfo=UTC)
+                except ValueError:
+                    continue
+    return None
 
 
 def _parsed(text: str, form: str | None, where: str) -> datetime:

@@ -24,10 +24,12 @@ from rsgeo_gan.losses.features import (
     uniformity,
 )
 from rsgeo_gan.losses.penalties import gradient_penalty, interpolated_penalty, path_length, r1, r2
+from rsgeo_gan.losses.perceptual import Perceptual, spectral_angle_loss
 from rsgeo_gan.losses.reconstruction import masked_l1, masked_mean, total_variation
 from rsgeo_gan.losses.registration import RegistrationHead
 from rsgeo_gan.losses.shift import best_shift, shift_tolerant_l1
 from rsgeo_gan.losses.speckle import speckle_distance
+from rsgeo_gan.losses.texture import gram, texture_loss
 
 __all__ = [
     "AdversarialLoss",
@@ -39,6 +41,7 @@ __all__ = [
     "NonSaturating",
     "PairLoss",
     "PatchNCE",
+    "Perceptual",
     "PooledL1",
     "RegistrationHead",
     "Relativistic",
@@ -48,6 +51,7 @@ __all__ = [
     "entropy",
     "feature_scale",
     "gradient_penalty",
+    "gram",
     "halved_uniformity",
     "halves",
     "interpolated_penalty",
@@ -60,6 +64,8 @@ __all__ = [
     "r2",
     "shift_tolerant_l1",
     "speckle_distance",
+    "spectral_angle_loss",
+    "texture_loss",
     "total_variation",
     "uniformity",
 ]

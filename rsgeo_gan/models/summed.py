@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SummedDecoders", "SummedGenerators", "start_at_zero"]
+__all__ = ["SummedDecoders", "SummedGenerators", "SummedResolvers", "start_at_zero"]
 
-_SHARED = ("in_channels", "out_channels", "size_px", "latent_dim", "condition_dim", "prior")
+_SHARED = ("in_channels", "out_channels", "size_px", "scale", "latent_dim", "condition_dim", "prior")
 
 
 def start_at_zero(network: nn.Module) -> nn.Module:
@@ -53,10 +53,11 @@ class _Summed(nn.Module):
         return math.lcm(*(int(getattr(network, "stride", 1)) for network in (self.generator, self.residual)))
 
     @property
-    def receptive_radius_px(self) -> int:
+    def receptive_radius_px(self) -> int | None:
         """The larger receptive radius; there is none where one of the networks has none."""
         networks: tuple[Any, ...] = (self.generator, self.residual)
-        return max(int(network.receptive_radius_px) for network in networks)
+        radii = [network.receptive_radius_px for network in networks]
+        return None if None in radii else max(int(radius) for radius in radii)
 
 
 class SummedGenerators(_Summed):
@@ -100,3 +101,47 @@ class SummedDecoders(_Summed):
         """Decode (B, d) to (B, C, H, W), float32 in [-1, 1]."""
         given: dict[str, Any] = {"condition": condition, "origin_px": origin_px}
         return torch.clamp(self.generator(z, **given) + self.residual(z, **given), -1.0, 1.0)
+
+
+class SummedResolvers(_Summed):
+    """Sum of what two networks of super-resolution make, under the constraint of the first one if it has any.
+
+    Args:
+        generator: Network trained to be right.
+        residual: Network trained to add what makes it look real.
+
+    Raises:
+        ValueError: If bands or scales differ.
+    """
+
+    def __init__(self, generator: nn.Module, residual: nn.Module) -> None:
+        super().__init__(generator, residual)
+        self._takes_mask = [
+            "mask" in inspect.signature(network.forward).parameters for network in (generator, residual)
+        ]
+
+    def forward(self, low: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Enlarge (B, C, h, w) to (B, C', s · h, s · w), float32; `mask` is the validity, (B, 1, h, w)."""
+        made, added = (
+            network(low, mask=mask) if takes else network(low)
+            for network, takes in zip((self.generator, self.residual), self._takes_mask, strict=True)
+        )
+        return self.join(made, added, low, mask, self.generator, self.residual)
+
+    @staticmethod
+    def join(
+        made: Tensor, added: Tensor, low: Tensor, mask: Tensor | None, generator: nn.Module, residual: nn.Module
+    ) -> Tensor:
+        """Add the details of a residual to an image, and impose the generator's constraint on the sum.
+
+        Args:
+            made: What the generator made.
+            added: What the residual made: details on an enlargement of the image read, which is taken off.
+            low: Image read.
+            mask: Its validity.
+            generator: Network whose `constrain` imposes its constraint; none is imposed where it has none.
+            residual: Network whose `enlarged` tells the enlargement; nothing is taken off where it has none.
+        """
+        enlarged, constrain = getattr(residual, "enlarged", None), getattr(generator, "constrain", None)
+        total = made.float() + (added if enlarged is None else added - enlarged(low, mask)).float()
+        return total if constrain is None else cast(Tensor, constrain(total, low, mask))

@@ -5,5 +5,6 @@ from __future__ import annotations
 from rsgeo_gan.score.folders import score_folders
 from rsgeo_gan.score.judging import JUDGES, JudgeSetup, Row, Scores
 from rsgeo_gan.score.networks import BACKENDS
+from rsgeo_gan.score.sharpness import score_sharp
 
-__all__ = ["BACKENDS", "JUDGES", "JudgeSetup", "Row", "Scores", "score_folders"]
+__all__ = ["BACKENDS", "JUDGES", "JudgeSetup", "Row", "Scores", "score_folders", "score_sharp"]

@@ -7,7 +7,9 @@ from rsgeo_gan.tasks.base import AdversarialTask
 from rsgeo_gan.tasks.generation import GenerationTask
 from rsgeo_gan.tasks.paired import PairedTranslation
 from rsgeo_gan.tasks.pyramid import SinglePairTranslation
+from rsgeo_gan.tasks.references import ReferenceSuperResolution
 from rsgeo_gan.tasks.scoring import TranslationTask
+from rsgeo_gan.tasks.superres import SuperResolution
 from rsgeo_gan.tasks.synthesis import ImageSynthesis
 from rsgeo_gan.tasks.translation import CycleTranslation
 
@@ -18,6 +20,8 @@ __all__ = [
     "GenerationTask",
     "ImageSynthesis",
     "PairedTranslation",
+    "ReferenceSuperResolution",
     "SinglePairTranslation",
+    "SuperResolution",
     "TranslationTask",
 ]

@@ -381,7 +381,7 @@ class AdversarialTask(BaseTask):
             )
         self._same_optimizers(checkpoint)
         facts = dict(stored.get("facts") or {})
-        for side in ("source", "target", "image"):
+        for side in ("source", "target", "image", "reference"):
             if self.facts.get(side) and facts.get(side) and not _same_range(self.facts[side], facts[side]):
                 raise CheckpointError(
                     f"The checkpoint was trained with another normalisation of the {side} side: expected "

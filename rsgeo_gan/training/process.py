@@ -166,7 +166,11 @@ def _complete_recipe(manifest: Manifest, training: Training, start: Published | 
     """Fill in the networks' numbers, seed, the catalogue's overrides and, for a refinement, fewer epochs."""
     # The overrides come first, because numbers may follow from them, and last, because they have the last word.
     asked = with_overrides(read_recipe(training.recipe), training.overrides)
-    recipe = fit_networks(asked, _counts(manifest, asked))
+    counts, values = _counts(manifest, asked), {}
+    if _path(asked).endswith(".SuperResolutionDataModule"):
+        found, values = _sharp(manifest, asked)
+        counts |= found
+    recipe = fit_networks(asked, counts, values)
     recipe["seed_everything"] = training.seed
     trainer = recipe.setdefault("trainer", {})
     if _knows_data(recipe):
@@ -200,9 +204,27 @@ def _counts(manifest: Manifest, recipe: dict[str, Any]) -> dict[str, int]:
     return counts
 
 
+def _sharp(manifest: Manifest, recipe: dict[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
+    """Ask a data module of super-resolution for counts, and which bands references have in common with images."""
+    from rsgeo_gan.datamodules import SuperResolutionDataModule
+
+    settings = {**(recipe["data"].get("init_args") or {}), "tiles": str(manifest.path)}
+    data = SuperResolutionDataModule(**settings)
+    data.prepare_data()
+    data.setup("fit")
+    counts = {side: len(data.facts[side]["bands"]) for side in ("source", "target", "reference") if side in data.facts}
+    counts["scale"] = int(data.facts["scale"])
+    common = data.facts.get("common")
+    return (counts | {"common": len(common)}, {"common": common}) if common else (counts, {})
+
+
+def _path(recipe: dict[str, Any]) -> str:
+    return str(recipe.get("data", {}).get("class_path", ""))
+
+
 def _knows_data(recipe: dict[str, Any]) -> bool:
     """Tell whether the recipe reads tiles with a data module of this package, whose settings are known."""
-    return str(recipe.get("data", {}).get("class_path", "")).startswith("rsgeo_gan.datamodules.")
+    return _path(recipe).startswith("rsgeo_gan.datamodules.")
 
 
 def _digest(recipe: dict[str, Any], seen: str, start: str) -> str:

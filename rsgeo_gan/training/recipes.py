@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 Scalar = str | int | float | bool | None
+
+_AROUND = ("base", "network", "content")
+"""Arguments by which a network is given the one it is built around."""
 
 _Tell = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """What a task's class tells of a task built with these arguments."""
@@ -99,17 +102,21 @@ def fit_channels(recipe: Mapping[str, Any], source_bands: int, target_bands: int
     return fit_networks(recipe, {"source": source_bands, "target": target_bands})
 
 
-def fit_networks(recipe: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+def fit_networks(
+    recipe: Mapping[str, Any], counts: Mapping[str, int], values: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a copy of the recipe whose networks have the numbers of the data.
 
     The recipe's task says what its networks count (`channels`, see `TranslationTask` and `ImageSynthesis`); of these
     only networks that the recipe names are touched, and numbers only whose counts are all known. A network around
-    another one (`base`) has the numbers of that one. A task that does not say so keeps the numbers of its recipe.
+    another one (`base`, `network` or `content`) has the numbers of that one; one inside another is named with a dot.
+    A task that does not say so keeps the numbers of its recipe.
 
     Args:
         recipe: The recipe.
-        counts: By what is counted: bands of "source", "target" or "image", entries of a "condition", pixels along a
-            "patch".
+        counts: By what is counted: bands of "source", "target", "image" or "reference", pairs of "common" bands,
+            entries of a "condition", pixels along a "patch", the "scale" of a super-resolution.
+        values: Arguments by name that replace those of networks which have them, such as `common`.
 
     Raises:
         CatalogError: If the recipe's task cannot be imported.
@@ -117,9 +124,12 @@ def fit_networks(recipe: Mapping[str, Any], counts: Mapping[str, int]) -> dict[s
     out = copy.deepcopy(dict(recipe))
     arguments = out["model"]["init_args"] = out["model"].get("init_args") or {}
     channels: _Tell = getattr(_task_of(recipe), "channels", lambda _: {})
+    for name in values or {}:
+        _replace(arguments, name, (values or {})[name])
     for network, wanted in channels(arguments).items():
-        if isinstance(arguments.get(network), dict):
-            sizes = _innermost(arguments[network])
+        found = _named(arguments, network)
+        if found is not None:
+            sizes = _innermost(found)
             sizes.update(
                 {
                     name: sum(counts[part] for part in parts)
@@ -134,8 +144,27 @@ def _innermost(network: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a network, or of the one it is built around."""
     arguments: dict[str, Any] = network.get("init_args") or {}
     network["init_args"] = arguments
-    base = arguments.get("base")
-    return _innermost(base) if isinstance(base, dict) and "class_path" in base else arguments
+    base: dict[str, Any] = next((arguments[name] for name in _AROUND if isinstance(arguments.get(name), dict)), {})
+    return _innermost(base) if "class_path" in base else arguments
+
+
+def _named(arguments: Mapping[str, Any], path: str) -> dict[str, Any] | None:
+    """Find a network by its name, or by those of the networks that it is in; None where the recipe has none."""
+    node: Any = arguments
+    for name in path.split("."):
+        node = (node.get("init_args") or {}).get(name) if "class_path" in node else node.get(name)
+        if not isinstance(node, dict):
+            return None
+    return cast(dict[str, Any], node)
+
+
+def _replace(node: Any, name: str, value: Any) -> None:
+    """Replace an argument wherever networks have it."""
+    for key, held in node.items() if isinstance(node, dict) else ():
+        if key == name:
+            node[key] = copy.deepcopy(value)
+        else:
+            _replace(held, name, value)
 
 
 def recipe_directions(name: str, overrides: Mapping[str, Scalar]) -> tuple[str, ...]:

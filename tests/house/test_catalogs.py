@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsgeo_gan.catalog import load, load_synthesis
+from rsgeo_gan.catalog import load, load_superres, load_synthesis
 from rsgeo_gan.catalog.loading import EMBEDDED
 from rsgeo_gan.training import find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "catalogs").glob("*.yaml"))
 SYNTHESES = [path for path in FILES if "kind: synthesis" in path.read_text(encoding="utf-8").splitlines()]
-CATALOGUES = [path for path in FILES if path not in SYNTHESES]
+SHARPENINGS = [path for path in FILES if "kind: superres" in path.read_text(encoding="utf-8").splitlines()]
+CATALOGUES = [path for path in FILES if path not in SYNTHESES + SHARPENINGS]
 
 
 @pytest.mark.parametrize("path", SYNTHESES, ids=lambda path: path.stem)
@@ -22,6 +23,14 @@ def test_every_catalogue_of_a_synthesis_loads_and_names_a_recipe_that_is_there(p
     made = load_synthesis(path)
     assert made.description
     assert made.conditions == ("label",)
+    assert find_recipe(made.training.recipe).is_file()
+
+
+@pytest.mark.parametrize("path", SHARPENINGS, ids=lambda path: path.stem)
+def test_every_catalogue_of_a_super_resolution_loads_and_names_a_recipe_that_is_there(path: Path) -> None:
+    made = load_superres(path)
+    assert made.description
+    assert made.collect.tile_px % made.collect.scale == 0
     assert find_recipe(made.training.recipe).is_file()
 
 
@@ -35,9 +44,10 @@ def test_every_catalogue_loads_and_says_what_it_holds(path: Path) -> None:
 def test_the_wanted_catalogues_are_there() -> None:
     assert {"sample", "folder", "planetary-computer", "earth-search"} <= {path.stem for path in CATALOGUES}
     assert {"synthesis", "synthesis-folder"} <= {path.stem for path in SYNTHESES}
+    assert {"superres", "superres-folder"} <= {path.stem for path in SHARPENINGS}
 
 
-@pytest.mark.parametrize("name", ["sample.yaml", "synthesis.yaml"])
+@pytest.mark.parametrize("name", ["sample.yaml", "superres.yaml", "synthesis.yaml"])
 def test_an_embedded_catalogue_exists_once(name: str) -> None:
     assert (ROOT / "catalogs" / name).resolve() == (EMBEDDED / name).resolve()
 

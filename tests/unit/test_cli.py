@@ -283,3 +283,45 @@ def test_the_catalogue_of_a_synthesis_is_not_run_as_a_translation(tmp_path: Path
     result = runner.invoke(cli.app, ["run", "--catalog", "synthesis", "--out", str(tmp_path)])
     assert result.exit_code == 1
     assert "Run it with `rsgeo-gan synthesize`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "give either SCENE, or --catalog"),
+        (["a.tif", "--catalog", "superres"], 2, "give either SCENE, or --catalog"),
+        (["a.tif"], 2, "a scene needs the checkpoint of a network"),
+        (["a.tif", "--checkpoint", "b.ckpt", "--recipe", "superres"], 2, "has no meaning beside SCENE"),
+        (["--catalog", "superres", "--alone"], 2, "has no meaning beside --catalog"),
+        (["a.tif", "--checkpoint", "b.ckpt", "--max-shift-px", "0"], 2, "more than 0 and at most 256"),
+        (["a.tif", "--checkpoint", "b.ckpt"], 1, "ends in .tif"),
+        (["--catalog", "synthesis"], 1, "expected `kind: superres`"),
+        (["--catalog", "superres", "--recipe", "nix"], 1, "Recipe 'nix' not found"),
+    ],
+)
+def test_wrong_usage_of_superres_is_one_message(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    result = runner.invoke(cli.app, ["superres", "--out", str(tmp_path / "out"), *arguments])
+    assert result.exit_code == code
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_superres_walks_through_its_stages_and_puts_choices_into_the_catalogue(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    def run(name: str, job: chain.SuperresJob, progress: Any) -> Outcome:
+        seen.append((name, job.load().products))
+        return Outcome(name, f"{name}.json", total=3, new=0)
+
+    monkeypatch.setattr(chain, "run_stage", run)
+    monkeypatch.setattr(chain, "prepare", lambda job: None)
+    monkeypatch.setattr(
+        chain, "superres_headline", lambda job: {"tiles": [{"split": "test", "tiles": 3}], "scores": []}
+    )
+    chosen = ["--uncertainty", "8", "--set", "products.most=5"]
+    result = runner.invoke(cli.app, ["superres", "--catalog", "superres", "--out", str(tmp_path), *chosen])
+    assert result.exit_code == 0, result.output
+    assert [name for name, _ in seen] == ["collect", "train", "superres", "report"]
+    assert (seen[0][1].uncertainty, seen[0][1].most) == (8, 5)
+    assert "3 finer images in" in result.output

@@ -14,6 +14,7 @@ from torchgeo.tasks import BaseTask
 
 from rsgeo_gan.training.recipes import fit_networks, read_recipe, recipe_names
 from tests.synth import ramp, speckled, write_tiles
+from tests.unit.test_superres_data import write_sharp
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -32,6 +33,11 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiles(folder, size=64, source=ramp(3), target=speckled(1), splits=["train", "val"])
 
 
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sharp(tmp_path_factory.mktemp("sharp"), references=dict.fromkeys(range(6), 1))
+
+
 def narrow(networks: dict[str, Any]) -> None:
     """Make every network small, those that others are built around too."""
     for part in networks.values():
@@ -46,10 +52,16 @@ def built(name: str, tiles: Path) -> tuple[BaseTask, LightningDataModule]:
     recipe["data"]["init_args"] |= {**DATA, "tiles": str(tiles)}
     if "side" in recipe["data"]["init_args"]:
         recipe["data"]["init_args"]["side"] = "source"
+    values: dict[str, Any] = {}
+    if name.startswith("superres"):
+        recipe["data"]["init_args"]["patch_size"] = 8
+        values = {"common": [[1, 0]]}
     asked = recipe["data"]["init_args"].get("conditions") or []
     assert set(asked) <= {"day"}  # sine and cosine
     counts = {"source": 3, "target": 1, "image": 3, "condition": 2 * len(asked), "patch": DATA["patch_size"]}
-    recipe = fit_networks(recipe, counts)
+    if values:
+        counts |= {"target": 3, "reference": 2, "common": 1, "scale": 4}
+    recipe = fit_networks(recipe, counts, values)
     narrow(recipe["model"]["init_args"])
     parser = LightningArgumentParser()
     parser.add_subclass_arguments(BaseTask, "model")
@@ -59,9 +71,9 @@ def built(name: str, tiles: Path) -> tuple[BaseTask, LightningDataModule]:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_packaged_recipe_trains_on_three_bands_and_one(name: str, tiles: Path, tmp_path: Path) -> None:
+def test_a_packaged_recipe_trains_on_three_bands_and_one(name: str, tiles: Path, sharp: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    task, data = built(name, tiles)
+    task, data = built(name, sharp if name.startswith("superres") else tiles)
     before = [p.detach().clone() for p in task.generator.parameters()]  # type: ignore[union-attr]
     trainer = Trainer(
         accelerator="cpu", fast_dev_run=1, logger=False, default_root_dir=tmp_path, enable_model_summary=False

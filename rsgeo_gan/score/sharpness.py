@@ -1,0 +1,93 @@
+"""Compares finer images with the truth, beside interpolation of the same low-resolution image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rsgeo_gan import raster
+from rsgeo_gan.manifest import Manifest, asset_path, item_box
+from rsgeo_gan.metrics import ergas, psnr, spectral_angle, ssim
+from rsgeo_gan.models import Bicubic
+from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.report.scoring import DATA_RANGE, analysis, units_of
+
+__all__ = ["interpolated", "score_sharp"]
+
+_NORMAL_95 = 1.959964
+_WINDOW_PX = 11
+
+
+def score_sharp(tiles: Manifest, products: Manifest, *, progress: Progress = silent) -> list[dict[str, str]]:
+    """Score products of tiles, and bicubic interpolation, against the tiles' images, in physical units.
+
+    PSNR, structural similarity, spectral angle and ERGAS compare with the truth, on pixels that both have; consistency
+    is the mean absolute difference between the image, averaged over each coarse pixel, and the low-resolution image.
+
+    Args:
+        tiles: Tiles, with an asset `image`.
+        products: Products, each with the property `rsgeo:tile` and the asset `low`.
+        progress: Receives finished and all products.
+
+    Returns:
+        A row a method, text by heading; each value with a 95 % interval over tiles.
+
+    Raises:
+        SourceError: If an image cannot be read.
+    """
+    found: dict[str, list[Mapping[str, float]]] = {"bicubic": [], "product": []}
+    for number, item in enumerate(products, start=1):
+        tile = tiles.get(str(item.properties["rsgeo:tile"]))
+        box, path = item_box(tile), asset_path(tile, "image")
+        truth, product = (analysis(each, box) for each in (path, asset_path(item, "data")))
+        low_path = asset_path(item, "low")
+        low = analysis(low_path, raster.inspect(low_path).geobox)
+        limits = DATA_RANGE[units_of(raster.inspect(path))]
+        for name, image in (("bicubic", interpolated(low, item.properties["rsgeo:scale"])), ("product", product)):
+            found[name].append(_scores(image, truth, low, limits))
+        progress("score", number, len(products))
+    return [{"method": name, **_summary(rows)} for name, rows in found.items() if rows]
+
+
+def interpolated(low: np.ndarray, scale: int) -> np.ndarray:
+    """Interpolate an image (C, h, w) bicubically, as networks do before they add to it; NaN where invalid."""
+    valid = np.isfinite(low).all(axis=0)
+    mask = torch.from_numpy(valid[None, None].astype(np.float32))
+    with torch.inference_mode():
+        image = torch.from_numpy(np.where(valid, low, np.float32(0)))[None]
+        made: np.ndarray = Bicubic(len(low), len(low), scale)(image, mask)[0].numpy()
+    made[:, ~valid.repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
+    return made
+
+
+def _scores(image: np.ndarray, truth: np.ndarray, low: np.ndarray, limits: float) -> dict[str, float]:
+    scale = image.shape[1] // low.shape[1]
+    seen = np.isfinite(image).all(axis=0) & np.isfinite(truth).all(axis=0)
+    mask = torch.from_numpy(seen[None, None].astype(np.float32))
+    made, true = (torch.from_numpy(np.where(seen, each, np.float32(0)))[None] for each in (image, truth))
+    rows = {"PSNR, dB": float(psnr(made, true, limits, mask))}
+    if min(seen.shape) >= _WINDOW_PX:
+        rows["SSIM"] = float(ssim(made, true, limits, mask))
+    if len(image) > 1:
+        rows["spectral angle, °"] = float(spectral_angle(made, true, mask))
+    rows["ERGAS"] = float(ergas(made, true, scale, mask))
+    blocks = image.reshape(len(image), low.shape[1], scale, low.shape[2], scale).mean(axis=(2, 4))
+    apart = np.abs(blocks - low)
+    rows["consistency"] = float(apart[np.isfinite(apart)].mean()) if np.isfinite(apart).any() else math.nan
+    return rows
+
+
+def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean and 95 % interval of each score over tiles."""
+    told = {}
+    for name in rows[0]:
+        values = np.array([row.get(name, math.nan) for row in rows])
+        values = values[np.isfinite(values)]
+        if values.size:
+            spread = _NORMAL_95 * values.std(ddof=1) / math.sqrt(values.size) if values.size > 1 else math.nan
+            told[name] = f"{values.mean():.4g}" + (f" ± {spread:.2g}" if math.isfinite(spread) else "")
+    return {"tiles": str(len(rows)), **told}

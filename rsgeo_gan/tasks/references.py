@@ -1,0 +1,212 @@
+"""Super-resolution that takes texture over from sharp images of the same place.
+
+Reference: Zhang et al., 2019, arXiv:1903.00834 (SRNTT), with the order of updates, the sign of the weight and the
+schedule stated here rather than those of its published program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from rsgeo_gan.losses import texture_loss
+from rsgeo_gan.tasks.base import Batch, Terms
+from rsgeo_gan.tasks.scoring import Channels
+from rsgeo_gan.tasks.superres import SuperResolution
+
+__all__ = ["ReferenceSuperResolution"]
+
+_TURNS = 3
+"""Other samples whose references are shown to a sample to learn how alike unrelated places look."""
+
+
+class ReferenceSuperResolution(SuperResolution):
+    """Make an image of finer pixels with the texture of reference images where they show the same.
+
+    A training has up to three parts, in epochs: the content network alone learns from pixels (`content_epochs`; none
+    for one that is trained already); then, with the content frozen, what transfers texture learns from pixels
+    (`plain_epochs`); then all terms count.
+
+    The features that are matched are standardised on the truth of the first batch, and the similarity at which the gate
+    begins to open is measured there between samples and the references of others, which are of unrelated places.
+
+    A tile whose references are missing keeps its content, as do places that no reference resembles.
+
+    Args:
+        generator: See `rsgeo_gan.models.TextureTransfer`; a constraint is its own argument `form`.
+        discriminator: See `SuperResolution`.
+        perceptual: See `SuperResolution`.
+        adversarial: See `SuperResolution`.
+        weights: Weight by term: reconstruction 1, texture 0.01 (distance of Gram matrices to the texture that was
+            found, where the gate is open), perceptual 0.05, spectral 0, adversarial 0.001; of the discriminator as in
+            `SuperResolution`.
+        content_epochs: Epochs at the start in which the content network learns.
+        plain_epochs: Epochs after those with the image compared only.
+        asymmetric: Weight the made image's texture only, as the paper prints the texture term.
+        more: See `SuperResolution`; there is no residual.
+
+    Raises:
+        ValueError: If a weight names no term, a number is out of range, or the generator takes no references.
+    """
+
+    default_weights: ClassVar[dict[str, float]] = {
+        "reconstruction": 1.0,
+        "texture": 0.01,
+        "perceptual": 0.05,
+        "spectral": 0.0,
+        "adversarial": 1e-3,
+        "discrimination": 1.0,
+        "r1": 0.0,
+        "r2": 0.0,
+        "penalty": 0.0,
+    }
+    generators: ClassVar[tuple[str, ...]] = ("generator",)
+    apart: ClassVar[tuple[str, ...]] = ()
+    compares: ClassVar[str] = "reconstruction"
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module | None = None,
+        perceptual: nn.Module | None = None,
+        weights: dict[str, float] | None = None,
+        content_epochs: int = 0,
+        plain_epochs: int = 0,
+        asymmetric: bool = False,
+        **more: Any,
+    ) -> None:
+        if more.get("residual") is not None:
+            raise ValueError("ReferenceSuperResolution: texture is transferred by one network; leave the residual out")
+        if not hasattr(generator, "transfer"):
+            raise ValueError(
+                f"ReferenceSuperResolution: {type(generator).__name__} takes no references (it has no `transfer`); use "
+                "rsgeo_gan.models.TextureTransfer, or the task SuperResolution"
+            )
+        if content_epochs < 0:
+            raise ValueError(f"ReferenceSuperResolution: expected content_epochs >= 0, got {content_epochs}")
+        self.content_epochs = content_epochs
+        self.asymmetric = asymmetric
+        if content_epochs:
+            # Parameters that are to learn at any time must be known to the optimiser from the beginning.
+            cast(nn.Module, generator.content).requires_grad_(True)
+        super().__init__(generator, discriminator, perceptual, weights=weights, plain_epochs=plain_epochs, **more)
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> Channels:
+        """Return also how many bands the features that are matched see."""
+        return {**super().channels(arguments), "generator.features": {"in_channels": ("common",)}}
+
+    def on_train_epoch_start(self) -> None:
+        """Let the content learn in its epochs, and freeze it after them."""
+        if self.content_epochs:
+            cast(nn.Module, self.generator.content).requires_grad_(self._learns_content())
+
+    def _learns_content(self) -> bool:
+        return self.training and self.current_epoch < self.content_epochs
+
+    def _plain(self) -> bool:
+        return self.training and self.current_epoch < self.content_epochs + self.plain_epochs
+
+    def forward(
+        self,
+        low: Tensor,
+        reference: Tensor | None = None,
+        mask: Tensor | None = None,
+        mask_reference: Tensor | None = None,
+    ) -> Tensor:
+        """Make the finer image, (B, C', s · h, s · w), with references (B, R, Cr, s · h, s · w) if there are any."""
+        if reference is None:
+            reference, mask_reference = self._nothing(low)
+        made: Tensor = self.generator(low, reference, mask=mask, mask_reference=mask_reference)
+        return made
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add `clean` and `made`, which are one image here, `mask_both`, and what was `found` in the references."""
+        if "made" in batch:
+            return batch
+        both, low, mask = self._sized(batch), batch["image"], batch["mask_valid"]
+        if self._learns_content():
+            made = self.generator.content(low, mask=mask)  # type: ignore[operator]
+            return batch | {"clean": made, "made": made, "mask_both": both}
+        found = self._transferred(batch)
+        return batch | {"clean": found.image, "made": found.image, "mask_both": both, "found": found}
+
+    def _transferred(self, batch: Batch) -> Any:
+        reference, mask_reference = self._references(batch)
+        generator: Any = self.generator
+        return generator.transfer(
+            batch["image"], reference, mask=batch.get("mask_valid"), mask_reference=mask_reference
+        )
+
+    def _references(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the references of a batch, (B, R, Cr, s · h, s · w), and their validity, (B, R, s · h, s · w)."""
+        stacked, masks = batch.get("image_reference"), batch.get("mask_reference")
+        if stacked is None or masks is None:
+            return self._nothing(batch["image"])
+        return stacked.unflatten(1, (masks.shape[1], -1)), masks
+
+    def _nothing(self, low: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a reference that shows nothing anywhere."""
+        bands = len((self.facts.get("reference") or {}).get("bands", ()))
+        bands = bands or 1 + max((other for _, other in getattr(self.generator, "common", ())), default=0)
+        sides = [length * self.scale for length in low.shape[-2:]]
+        return low.new_zeros(len(low), 1, bands, *sides), low.new_zeros(len(low), 1, *sides)
+
+    @torch.no_grad()
+    def _fit_features(self, batch: Batch) -> None:
+        """Standardise features on the truth of a batch, and measure how alike unrelated places look to them."""
+        super()._fit_features(batch)
+        network: Any = self.generator
+        if not network.features.fitted:
+            shown = [mine for mine, _ in network.common]
+            network.features.fit(batch["image_target"][:, shown], batch["mask_valid_target"])
+        if not network.calibrated:
+            low, mask = batch["image"], batch["mask_valid"]
+            reference, mask_reference = self._references(batch)
+            others = [
+                tuple(_elsewhere(part, turn) for part in (reference, mask_reference))
+                for turn in range(1, 1 + min(_TURNS, max(1, len(low) - 1)))
+            ]
+            network.calibrate(
+                low.repeat(len(others), 1, 1, 1),
+                torch.cat([image for image, _ in others]),
+                mask.repeat(len(others), 1, 1, 1),
+                torch.cat([seen for _, seen in others]),
+            )
+
+    def generator_terms(self, batch: Batch) -> Terms:
+        """Return the terms of `SuperResolution`, pixels as `reconstruction`, and `texture` where it has a weight."""
+        terms = super().generator_terms(batch)
+        if self.weights["texture"] > 0 and not self._plain():
+            found, network = batch["found"], cast(Any, self.generator)
+            made = network.textures(batch["made"], batch["mask_both"])
+            terms["texture"] = texture_loss(made, found.maps, found.gate, asymmetric=self.asymmetric)
+        return terms
+
+    def _more_scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Return how alike the references were found to be, how far the gate opened, and PSNR without references."""
+        found, mask = batch.get("found"), batch["mask_valid"]
+        if found is None:
+            return {}
+        total = mask.sum(dim=(1, 2, 3))
+        means = {name: (getattr(found, name) * mask).sum(dim=(1, 2, 3)) / total for name in ("similarity", "gate")}
+        alone = self._scores_of(self(batch["image"], mask=mask).float(), batch, batch["mask_both"])["psnr"]
+        return {**means, "content_psnr": alone}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return finer images, model domain, their tiles, and the maps `similarity` and `gate`, (B, 1, h, w)."""
+        found = self._transferred(batch)
+        return {
+            "prediction": found.image.float(),
+            "similarity": found.similarity,
+            "gate": found.gate,
+            "tile": batch["tile"],
+        }
+
+
+def _elsewhere(part: Tensor, turn: int) -> Tensor:
+    """Return the references of other samples; of a single sample, its own half a turn round."""
+    return part.roll(turn, dims=0) if len(part) > 1 else torch.rot90(part, 2, (-2, -1))

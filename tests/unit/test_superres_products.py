@@ -1,0 +1,301 @@
+"""Finer scenes: place, seams, radiometry, side products, references, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from rsgeo_gan import raster
+from rsgeo_gan.errors import CheckpointError, ProductError, SourceError
+from rsgeo_gan.grid import divided
+from rsgeo_gan.inference.superres import superres
+from rsgeo_gan.inference.superresolver import SuperResolver, turned
+from rsgeo_gan.models import Constrained, RandomFeatures, SRResNet, TextureTransfer
+from tests.generation import EO_BANDS, box, optical
+from tests.sharpening import EO_SCALER, HERE, REFERENCE_SCALER, SCALE, Toy, ToyTransfer, checkpoint
+
+TRUSTED = (HERE, "rsgeo_gan.models")
+HEIGHT, WIDTH = 61, 75
+CONTENT = {"in_channels": 3, "out_channels": 3, "scale": SCALE, "width": 4, "blocks": 1}
+
+
+def _scene(path: Path, at: GeoBox | None = None, array: np.ndarray | None = None, names=EO_BANDS) -> Path:
+    array = optical(HEIGHT, WIDTH) if array is None else array
+    return raster.write(path, array, at or box(HEIGHT, WIDTH), nodata=0, names=names)
+
+
+def _reference(path: Path, at: GeoBox) -> Path:
+    row, col = np.indices(at.shape)
+    first = 128 + 60 * np.sin(row / 5) + 60 * np.cos(col / 7)
+    second = 128 + 100 * np.sin((row + col) / 6)
+    return raster.write(path, np.stack([first, second]).astype(np.uint8), at, names=("red", "green"))
+
+
+def _model(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A scene in model units, 0 where invalid, and its validity."""
+    raw, valid = raster.read(path)
+    model = raw * 1e-4 * EO_SCALER.gain[:, None, None] + EO_SCALER.bias[:, None, None]
+    return np.where(valid, model, 0).astype(np.float32), valid
+
+
+def _run(tmp_path: Path, scene: Path, network=None, **options):
+    found = {name: options.pop(name) for name in ("facts",) if name in options}.get("facts", {})
+    given = {"trusted": TRUSTED, "device": "cpu", "uncertainty": 0, "window_px": 16} | options
+    return superres(scene, checkpoint(tmp_path / "toy.ckpt", network, **found), tmp_path / "out" / "fine.tif", **given)
+
+
+def test_windows_meet_without_seams_and_nodata_stays(tmp_path):
+    array = optical(HEIGHT, WIDTH)
+    array[:, :20, :20] = 0
+    scene = _scene(tmp_path / "scene.tif", array=array)
+    made = _run(tmp_path, scene)
+    model, valid = _model(scene)
+    network = SuperResolver.load(tmp_path / "toy.ckpt", trusted=TRUSTED)
+    whole = network(torch.from_numpy(model)[None], torch.from_numpy(valid[None, None].astype(np.float32))).image[0]
+    wanted = EO_SCALER.inverse(whole.numpy()) / 1e-4
+    got, fine = raster.read(made.path)
+    assert np.array_equal(fine, valid.repeat(SCALE, 0).repeat(SCALE, 1))
+    assert np.abs(got - np.clip(wanted, 1, 65535))[:, fine].max() <= 0.51
+    assert not got[:, ~fine].any()
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_the_corner_stays_and_the_pixel_is_divided_exactly(tmp_path, scale):
+    at = GeoBox(
+        (HEIGHT, WIDTH),
+        Affine.translation(600000.3, 5300040.7) * Affine.rotation(7) * Affine.scale(10, -10),
+        "EPSG:32632",
+    )
+    made = _run(tmp_path, _scene(tmp_path / "scene.tif", at), Toy(scale=scale))
+    with rasterio.open(made.path) as file, rasterio.open(tmp_path / "scene.tif") as given:
+        assert (file.transform.c, file.transform.f) == (given.transform.c, given.transform.f)
+        assert file.transform[:2] == tuple(value / scale for value in given.transform[:2])
+        assert file.shape == (scale * HEIGHT, scale * WIDTH)
+        ends = [
+            transform * (size[1], size[0])
+            for transform, size in ((file.transform, file.shape), (given.transform, given.shape))
+        ]
+        assert np.abs(np.subtract(*ends)).max() < 1e-9
+        assert file.crs == given.crs
+
+
+def test_a_product_says_what_it_is_and_is_left_alone_the_second_time(tmp_path):
+    scene = _scene(tmp_path / "S2_20240601T101010.tif")
+    made = _run(tmp_path, scene, uncertainty=4)
+    stamp = made.path.stat().st_mtime_ns
+    with rasterio.open(made.path) as file:
+        tags, profile = file.tags(), file.profile
+        assert file.descriptions == EO_BANDS
+        assert (file.scales[0], profile["dtype"], profile["nodata"]) == (1e-4, "uint16", 0)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    assert (tags["SYNTHETIC"], tags["RSGEO_SCALE"], tags["RSGEO_GRID"]) == ("YES", "2", "divided source")
+    item = json.loads(made.path.with_suffix(".json").read_text())
+    assert item["properties"]["datetime"] == "2024-06-01T10:10:10Z"
+    assert {name: asset["href"] for name, asset in item["assets"].items()} == {
+        "data": "./fine.tif",
+        "style": "./fine.qml",
+        "uncertainty": "./fine_uncertainty.tif",
+    }
+    assert made.path.with_name("fine_uncertainty.qml").is_file()
+    again = _run(tmp_path, scene, uncertainty=4)
+    assert (made.new, again.new, again.path.stat().st_mtime_ns) == (True, False, stamp)
+    less = _run(tmp_path, scene)
+    assert less.new
+    assert not made.path.with_name("fine_uncertainty.tif").exists()
+
+
+class _Blind(Toy):
+    """Gives the same whichever way up it looks."""
+
+    def forward(self, low, mask=None):
+        return torch.nn.functional.interpolate(low, scale_factor=self.scale, mode="nearest")
+
+
+def test_the_spread_is_that_over_copies_and_nothing_for_a_network_without_direction(tmp_path):
+    low = torch.randn(1, 3, 12, 9, generator=torch.Generator().manual_seed(1))
+    network = SuperResolver.load(checkpoint(tmp_path / "toy.ckpt"), trusted=TRUSTED)
+    answers = []
+    for turn in range(4):
+        for mirrored in (False, True):
+            answer = torch.rot90(network(turned(low, turn, mirrored)).image, -turn, (2, 3))
+            answers.append(answer.flip(3) if mirrored else answer)
+    found = network.spread(answers[0], low, copies=8)
+    assert torch.allclose(found, torch.stack(answers).std(dim=0, correction=0), atol=1e-6)
+    network.network = _Blind()
+    assert not network.spread(network(low).image, low, copies=8).any()
+
+
+def test_the_uncertainty_is_in_the_unit_of_the_image_and_seamless(tmp_path):
+    scene = _scene(tmp_path / "scene.tif")
+    made = _run(tmp_path, scene, uncertainty=3)
+    network = SuperResolver.load(tmp_path / "toy.ckpt", trusted=TRUSTED)
+    low = torch.from_numpy(_model(scene)[0])[None]
+    wanted = network.spread(network(low).image, low, copies=3)[0].numpy() / EO_SCALER.gain[:, None, None]
+    got, _ = raster.read(made.path.with_name("fine_uncertainty.tif"))
+    assert np.allclose(got, wanted, atol=1e-6)
+    with rasterio.open(made.path.with_name("fine_uncertainty.tif")) as file:
+        assert file.units[0] == "reflectance"
+        assert "3 turned and mirrored copies" in file.tags()["RSGEO_UNCERTAINTY"]
+
+
+def test_a_reference_in_another_crs_is_warped_once_where_it_covers_the_scene(tmp_path):
+    scene = _scene(tmp_path / "scene.tif")
+    fine = divided(box(HEIGHT, WIDTH), SCALE)
+    degrees = fine[:, : WIDTH // 3 * SCALE].to_crs("EPSG:4326", resolution="auto")
+    reference = _reference(tmp_path / "reference.tif", degrees)
+    plain = raster.read(_run(tmp_path, scene, Toy()).path)[0].astype(float)
+    made = raster.read(_run(tmp_path, scene, ToyTransfer(), references=[reference], align=False).path)[0]
+    gate, _ = raster.read(tmp_path / "out" / "fine_similarity.tif")
+    assert gate[1, 2:-2, 2 : WIDTH // 3 - 2].min() == 1
+    assert gate[1, :, WIDTH // 3 + 2 :].max() == 0
+    shown = raster.warp(reference, fine, resampling="cubic")
+    seen = np.isfinite(shown).all(axis=0)
+    added = ((made - plain) * 1e-4 * EO_SCALER.gain[:, None, None])[0]
+    unclipped = seen & (made[0] > 1) & (plain[0] > 1)
+    wanted = np.clip(shown / 127.5 - 1, -1, 1).mean(axis=0)
+    assert np.std((added - wanted)[unclipped]) < 2e-3
+    assert not added[~seen].any()
+
+
+def test_windows_agree_on_the_radiometry_of_a_reference(tmp_path):
+    scene = _scene(tmp_path / "scene.tif")
+    reference = _reference(tmp_path / "reference.tif", divided(box(HEIGHT, WIDTH), SCALE))
+    made = _run(tmp_path, scene, ToyTransfer(), references=[reference], align=False, window_px=16)
+    small, _ = raster.read(made.path)
+    gate, _ = raster.read(made.path.with_name("fine_similarity.tif"))
+    assert gate.shape == (2, HEIGHT, WIDTH)
+    assert np.all(gate[1] == 1)
+    made.path.unlink()
+    large, _ = raster.read(
+        _run(tmp_path, scene, ToyTransfer(), references=[reference], align=False, window_px=200).path
+    )
+    assert np.abs(small.astype(int) - large).max() <= 1
+
+
+def test_a_shifted_reference_is_found_and_moved_back(tmp_path):
+    rng = np.random.default_rng(5)
+    side = 192
+    world = np.kron(rng.uniform(300, 2800, (side // 8 + 8, side // 8 + 8)), np.ones((16, 16)))
+    world = world + rng.normal(0, 60, world.shape)
+    fine = world[: 2 * side, : 2 * side]
+    low = fine.reshape(side, 2, side, 2).mean(axis=(1, 3))
+    scene = _scene(tmp_path / "scene.tif", box(side, side), np.stack([low] * 3).astype(np.uint16))
+    moved = np.clip(world[8 : 2 * side + 8, 12 : 2 * side + 12] / 12, 1, 255).astype(np.uint8)
+    reference = raster.write(
+        tmp_path / "moved.tif", np.stack([moved] * 2), divided(box(side, side), 2), names=("red", "green")
+    )
+    made = _run(tmp_path, scene, ToyTransfer(), references=[reference], window_px=96)
+    (told,) = made.item.properties["rsgeo:references"]
+    assert told["applied"]
+    assert (told["dx_px"], told["dy_px"]) == (pytest.approx(-6, abs=0.1), pytest.approx(-4, abs=0.1))
+    gate, _ = raster.read(made.path.with_name("fine_similarity.tif"))
+    assert gate[1, 5:, 7:].min() == 1
+    assert max(gate[1, :3].max(), gate[1, :, :5].max()) == 0
+    assert made.notes == ()
+
+
+def test_references_that_resemble_nothing_are_said_to(tmp_path):
+    scene = _scene(tmp_path / "scene.tif")
+    reference = _reference(tmp_path / "reference.tif", divided(box(HEIGHT, WIDTH), SCALE))
+    made = _run(tmp_path, scene, ToyTransfer(gate=0.0), references=[reference])
+    assert any("mean gate 0.000" in note for note in made.notes)
+    assert any("its own georeference was trusted" in note for note in made.notes)
+    assert made.item.properties["rsgeo:notes"] == list(made.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"references": ["there.tif"], "network": ToyTransfer()}, "there.tif has no overlap with the scene"),
+        ({"references": ["there.tif"]}, "takes no reference, got 1"),
+        ({"network": ToyTransfer()}, "was trained with a reference, got none.*--reference.*--alone"),
+        ({"facts": {"gsd": 20.0}}, "pixels of 10 x 10 do not fit: the network was trained to divide pixels of 20 by 2"),
+        ({"facts": {"scale": 4}}, "divides pixels by 2, the checkpoint's data by 4"),
+        ({"facts": {"scale": None}}, "lacks facts"),
+        ({"bands": [1, 2]}, "expected 3 numbers from 1 to 3"),
+        ({"sensor": "sentinel1-rtc-db"}, "trained on reflectance.*given as dB"),
+        ({"uncertainty": 1}, "expected 0 for none, or 2 to 8"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(tmp_path, change, message):
+    scene = _scene(tmp_path / "scene.tif")
+    _reference(tmp_path / "there.tif", box(20, 20, origin=(700000.0, 5300000.0)))
+    change = dict(change)
+    if "references" in change:
+        change["references"] = [tmp_path / name for name in change["references"]]
+    with pytest.raises((CheckpointError, SourceError, ProductError), match=message):
+        _run(tmp_path, scene, **change)
+
+
+def test_more_bands_than_the_checkpoint_knows_are_chosen_by_name_or_number(tmp_path):
+    array = np.concatenate([optical(HEIGHT, WIDTH), optical(HEIGHT, WIDTH, 1)[:1]])
+    unnamed = _scene(tmp_path / "unnamed.tif", array=array, names=())
+    with pytest.raises(
+        CheckpointError, match="more bands than the checkpoint knows: expected the 3 bands B02, B03, B04, got 4"
+    ):
+        _run(tmp_path, unnamed)
+    chosen, _ = raster.read(_run(tmp_path, unnamed, bands=[1, 2, 3]).path)
+    named = _scene(tmp_path / "named.tif", array=array[[3, 2, 1, 0]], names=("B08", "B04", "B03", "B02"))
+    assert np.array_equal(raster.read(_run(tmp_path, named).path)[0], chosen)
+    with pytest.raises(CheckpointError, match="missing B02"):
+        _run(tmp_path, _scene(tmp_path / "lacks.tif", array=array, names=("B03", "B04", "B05", "B06")))
+
+
+def test_other_checkpoints_and_outputs_are_refused(tmp_path):
+    from tests.generation import checkpoint as translation
+
+    scene = _scene(tmp_path / "scene.tif")
+    with pytest.raises(
+        CheckpointError, match=r"expected a checkpoint of a super-resolution, got one of .*CycleTranslation"
+    ):
+        superres(scene, translation(tmp_path / "t.ckpt"), tmp_path / "o.tif")
+    with pytest.raises(ProductError, match="both an input and the result"):
+        superres(scene, tmp_path / "toy.ckpt", scene)
+    with pytest.raises(ProductError, match=r"ends in \.tif"):
+        superres(scene, tmp_path / "toy.ckpt", tmp_path / "o.png")
+
+
+@pytest.mark.parametrize("kind", ["constrained", "texture"])
+def test_windows_of_the_networks_of_this_package_meet_without_seams(tmp_path, kind):
+    plain = {"class_path": "rsgeo_gan.models.SRResNet", "init_args": dict(CONTENT)}
+    content = SRResNet(**CONTENT)
+    if kind == "constrained":
+        network, name, given, facts = Constrained(content), "Constrained", {"network": plain}, {}
+    else:
+        taken = {"in_channels": 2, "width": 4}
+        network = TextureTransfer(content, RandomFeatures(**taken), common=[[2, 0], [1, 1]], window_px=2, floor=0.0)
+        features = {"class_path": "rsgeo_gan.models.RandomFeatures", "init_args": taken}
+        given = {"content": plain, "features": features, "common": [[2, 0], [1, 1]], "window_px": 2, "floor": 0.0}
+        name = "TextureTransfer"
+        facts = {"reference": REFERENCE_SCALER.to_dict(), "references": 1, "common": [[2, 0], [1, 1]]}
+    draw = torch.Generator().manual_seed(3)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, 0, 0.04, generator=draw)
+    path = checkpoint(tmp_path / "real.ckpt", network, spec=(f"rsgeo_gan.models.{name}", given), **facts)
+    array = optical(HEIGHT, WIDTH) // 4 + 1500  # No answer ends at the lowest number of the file.
+    array[:, :9, :20] = 0
+    scene = _scene(tmp_path / "scene.tif", array=array)
+    half = divided(box(HEIGHT, WIDTH), SCALE)[:, : WIDTH // 2 * SCALE]
+    options = {"references": [_reference(tmp_path / "r.tif", half)] if kind == "texture" else [], "align": False}
+    made = [
+        superres(scene, path, tmp_path / f"{window}.tif", uncertainty=0, window_px=window, device="cpu", **options)
+        for window in (16, 500)
+    ]
+    small, large = (raster.read(one.path)[0].astype(int) for one in made)
+    assert np.abs(small - large).max() <= 1
+    if kind == "constrained":
+        valid = array[0] > 0
+        blocks = small.reshape(3, HEIGHT, SCALE, WIDTH, SCALE).mean(axis=(2, 4))
+        assert np.abs(blocks - array)[:, valid].max() <= 0.51
+    else:
+        gate = raster.read(tmp_path / "16_similarity.tif")[0][1]
+        assert np.nanmax(gate[:, : WIDTH // 2 - 6]) > 0
+        assert np.nanmax(gate[:, WIDTH // 2 + 6 :]) == 0
