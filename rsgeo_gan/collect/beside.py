@@ -18,7 +18,9 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan.catalog.superres import Coarse, OtherDates, References
-from rsgeo_gan.collect.pictures import Picture, in_folder, of_scenes
+from rsgeo_gan.collect.folders import in_folder
+from rsgeo_gan.collect.pictures import Picture
+from rsgeo_gan.collect.stored import of_scenes
 from rsgeo_gan.coregister.registration import survey
 from rsgeo_gan.coregister.views import View, default_bands
 from rsgeo_gan.displacement import Displacement

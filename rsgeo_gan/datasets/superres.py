@@ -120,7 +120,7 @@ class SuperResolutionTileSet(TileSet):
         self.real = all("low" in item.assets for item in items) if real is None else real
         present = [name for name in REFERENCES[:references] if any(name in item.assets for item in items)]
         self.references = len(present)
-        self.sides = ("image", *(("low",) if self.real else ()), *(("reference",) if present else ()))  # type: ignore[assignment]
+        self.sides = ("image", *(("low",) if self.real else ()), *(("reference",) if present else ()))
         self.scale = scale
         self.stem = f"stats-x{scale}{'-low' if self.real else ''}{f'-r{references}' if references else ''}"
         self.sensors = {side: self._sensor(items, side) for side in self.sides}
@@ -199,7 +199,7 @@ class SuperResolutionTileSet(TileSet):
         height, width = (int(size) // scale for size in box.shape)
         left, top, wide, high = found.get("rsgeo:usable") or (0, 0, width * scale, height * scale)
         col, line = _corner(box, scale)
-        names: list[Layer] = ["image", *(("low",) if self.real else ()), *REFERENCES[: self.references]]  # type: ignore[list-item]
+        names: list[Layer] = ["image", *(("low",) if self.real else ()), *REFERENCES[: self.references]]
         return Tile(
             row=row,
             id=item.id,

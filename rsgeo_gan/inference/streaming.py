@@ -233,12 +233,16 @@ def _spread(n: int) -> Iterator[int]:
     return ((k * step) % n for k in range(n))
 
 
-class Network(Protocol):
-    """What `translate` needs to know about a generator."""
+class Windowed(Protocol):
+    """What is to be known of a network before a scene is cut into windows for it."""
 
     halo_px: int
     stride: int
     noise_channels: int
+
+
+class Network(Windowed, Protocol):
+    """What `translate` needs to know about a generator."""
 
     def __call__(
         self, batch: torch.Tensor, mask: torch.Tensor | None = None, noise: torch.Tensor | None = None
@@ -308,7 +312,7 @@ class Window:
 
 
 def strips(
-    reader: SceneReader, network: Network, plan: Sequence[Span], *, window_px: int, seed: int = 0
+    reader: SceneReader, network: Windowed, plan: Sequence[Span], *, window_px: int, seed: int = 0
 ) -> Iterator[Strip]:
     """Read a scene from top to bottom, the next rows while a strip is worked on.
 
@@ -364,7 +368,7 @@ def translate(
         done()
 
 
-def strips_of(reader: SceneReader, network: Network, channels: int, window_px: int, *, scale: int = 1) -> list[Span]:
+def strips_of(reader: SceneReader, network: Windowed, channels: int, window_px: int, *, scale: int = 1) -> list[Span]:
     """Cut a scene into strips; those of wide scenes are lower, as far as their halos then stay cheap.
 
     Args:

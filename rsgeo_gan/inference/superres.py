@@ -375,18 +375,19 @@ class _Job:
     def _window(self, window: Window, read: References | None, made: dict[str, np.ndarray], gate: _Mean) -> None:
         """Sharpen one window and put what is kept of it into the strip."""
         scale = self.resolver.scale
-        given: list[torch.Tensor | None] = [window.values, window.mask]
+        low, mask = window.values, window.mask
+        shown: list[torch.Tensor] = []
         if read is not None:
             row, col = window.row, window.col
-            shown = read.read(
+            parts = read.read(
                 row.read_start, col.read_start, row.read_stop - row.read_start, col.read_stop - col.read_start
             )
-            given += [torch.from_numpy(part)[None] for part in shown]
-        answer: Sharpened = self.resolver(*given)
+            shown = [torch.from_numpy(part)[None] for part in parts]
+        answer: Sharpened = self.resolver(low, mask, *shown)
         fine = slice(scale * window.col.start, scale * window.col.stop)
         made["image"][:, :, fine] = window.kept(answer.image, scale)
         if "uncertainty" in made:
-            spread = self.resolver.spread(answer.image, *given, copies=self.uncertainty)
+            spread = self.resolver.spread(answer.image, low, mask, *shown, copies=self.uncertainty)
             made["uncertainty"][:, :, fine] = window.kept(spread, scale)
         if answer.similarity is not None and answer.gate is not None and "similarity" in made:
             layers = window.kept(torch.cat([answer.similarity, answer.gate], dim=1))

@@ -296,11 +296,10 @@ class SuperResolver:
         # Of deviations from the first answer, so that equal answers have a spread of exactly 0.
         total, squares = torch.zeros_like(image), torch.zeros_like(image)
         for turn, mirrored in list(_copies())[1:copies]:
-            parts = (
-                None if part is None else turned(part, turn, mirrored)
-                for part in (low, mask, reference, mask_reference)
+            beside = (
+                None if part is None else turned(part, turn, mirrored) for part in (mask, reference, mask_reference)
             )
-            answer = self(*parts).image
+            answer = self(turned(low, turn, mirrored), *beside).image
             apart = turned(answer, -turn, False).flip(-1) if mirrored else turned(answer, -turn, False)
             apart = apart - image
             total += apart

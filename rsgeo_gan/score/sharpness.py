@@ -14,7 +14,8 @@ from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from rsgeo_gan.metrics import ergas, psnr, spectral_angle, ssim
 from rsgeo_gan.models import Bicubic
 from rsgeo_gan.progress import Progress, silent
-from rsgeo_gan.report.scoring import DATA_RANGE, analysis, units_of
+from rsgeo_gan.report.measures import DATA_RANGE
+from rsgeo_gan.report.scoring import analysis, units_of
 
 __all__ = ["interpolated", "score_sharp"]
 

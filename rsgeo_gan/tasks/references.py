@@ -110,7 +110,7 @@ class ReferenceSuperResolution(SuperResolution):
     def _plain(self) -> bool:
         return self.training and self.current_epoch < self.content_epochs + self.plain_epochs
 
-    def forward(
+    def forward(  # type: ignore[override]  # the order of `TextureTransfer`
         self,
         low: Tensor,
         reference: Tensor | None = None,

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from rsgeo_gan.errors import TrainingError
 from rsgeo_gan.losses import (
@@ -229,7 +228,7 @@ class SuperResolution(SharpeningTask):
         with optimizer.toggle_model():
             optimizer.zero_grad(set_to_none=True)
             self.manual_backward(self._weighted("train_d", self.discriminator_terms(batch)))
-        within = cast(Optimizer, optimizer.optimizer)
+        within = optimizer.optimizer
         if not torch.isfinite(limit_gradients(within, self.clip_norm)):
             raise TrainingError(self._stopped("the gradient of train_d is not finite"))
         within.step()

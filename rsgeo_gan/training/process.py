@@ -166,7 +166,8 @@ def _complete_recipe(manifest: Manifest, training: Training, start: Published | 
     """Fill in the networks' numbers, seed, the catalogue's overrides and, for a refinement, fewer epochs."""
     # The overrides come first, because numbers may follow from them, and last, because they have the last word.
     asked = with_overrides(read_recipe(training.recipe), training.overrides)
-    counts, values = _counts(manifest, asked), {}
+    counts: dict[str, int] = _counts(manifest, asked)
+    values: dict[str, Any] = {}
     if _path(asked).endswith(".SuperResolutionDataModule"):
         found, values = _sharp(manifest, asked)
         counts |= found
@@ -212,7 +213,8 @@ def _sharp(manifest: Manifest, recipe: dict[str, Any]) -> tuple[dict[str, int], 
     data = SuperResolutionDataModule(**settings)
     data.prepare_data()
     data.setup("fit")
-    counts = {side: len(data.facts[side]["bands"]) for side in ("source", "target", "reference") if side in data.facts}
+    sides = [side for side in ("source", "target", "reference") if side in data.facts]
+    counts: dict[str, int] = {str(side): len(data.facts[side]["bands"]) for side in sides}
     counts["scale"] = int(data.facts["scale"])
     common = data.facts.get("common")
     return (counts | {"common": len(common)}, {"common": common}) if common else (counts, {})
