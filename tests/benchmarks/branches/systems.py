@@ -18,6 +18,8 @@ from rsgeo_gan.tasks import ConditionalAutoencoding
 RATES = {"adam": (5e-4, 1e-3, 2e-3), "sgd": (0.005, 0.02, 0.04)}
 """Learning rates by optimiser; the middle one is used where rates are not compared."""
 MOMENTUM = 0.9
+DISCRIMINATOR_SHARE = {"adam": 1.0, "sgd": 0.02}
+"""Learning rate of the discriminators as a share of the others': under plain gradient descent they diverge at the same."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def _task(cell: Cell, data: Data, size: Size) -> ConditionalAutoencoding:
         optimizer=cell.optimizer,
         momentum=MOMENTUM if cell.optimizer == "sgd" else 0.0,
         lr=cell.lr,
+        lr_discriminator=cell.lr * DISCRIMINATOR_SHARE[cell.optimizer],
         r1_every=4,
         **judges,
     )
