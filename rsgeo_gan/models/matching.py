@@ -19,7 +19,7 @@ __all__ = ["PATCH", "Match", "match", "swap"]
 
 PATCH = 3
 """Side of the compared patches, cells."""
-_LEAST = 1e-12
+_LEAST = 1e-6
 _TIE = 1e-6
 """Similarities that differ by less are equal; rounding, which differs between windows of a scene, must not decide."""
 _BUDGET = 2**24
@@ -47,6 +47,7 @@ def match(
     seen: Tensor | None = None,
     window: int | None = 8,
     budget: int = _BUDGET,
+    least: float = _LEAST,
 ) -> Match:
     """Find for every 3 x 3 patch of an image the patch of the references with the largest cosine.
 
@@ -60,6 +61,7 @@ def match(
         seen: Cells of the image that something is wanted for, shape (B, 1, h, w); likewise.
         window: Largest distance of a match along rows and along columns, cells; None for the whole reference.
         budget: Scores held at once without a window; any number gives the same answer.
+        least: Length of a patch's features below which it has no direction: shorter ones count as so long.
 
     Returns:
         The match of each patch, by its middle cell without the outermost ones.
@@ -78,8 +80,8 @@ def match(
     usable = _patches_of(valid, (batch, count, height, width), query)
     wanted = _patches_of(seen, (batch, 1, height, width), query)
     lengths = (
-        _summed(query.square().sum(dim=1, keepdim=True)).clamp_min(0).sqrt(),
-        _summed(keys.square().sum(dim=2)).clamp_min(0).sqrt(),
+        _summed(query.square().sum(dim=1, keepdim=True)).clamp_min(0).sqrt().clamp_min(least),
+        _summed(keys.square().sum(dim=2)).clamp_min(0).sqrt().clamp_min(least),
     )
     if window is None:
         best, place = _anywhere(query, keys, usable, lengths, budget)
@@ -125,7 +127,7 @@ def _near(
         for number in range(count):
             product = (part * keys[:, number][(..., *there)]).sum(dim=1, keepdim=True)
             norm = lengths[0][at] * lengths[1][:, number, None][opposite]
-            score = _summed(product) / norm.clamp_min(_LEAST)
+            score = _summed(product) / norm
             score = torch.where(usable[:, number, None][opposite], score, -torch.inf)
             better = score > best[at] + _TIE
             best[at] = torch.where(better, score, best[at])
@@ -140,12 +142,12 @@ def _anywhere(
     batch, count = keys.shape[:2]
     rows, cols = usable.shape[-2:]
     total = rows * cols
-    wanted = F.unfold(query, PATCH) / lengths[0].flatten(2).clamp_min(_LEAST)  # (B, 9 C, N)
+    wanted = F.unfold(query, PATCH) / lengths[0].flatten(2)  # (B, 9 C, N)
     best = torch.full((batch, total), -torch.inf, device=query.device)
     index = torch.zeros(batch, total, dtype=torch.int64, device=query.device)
     chunk = max(1, budget // (batch * total))
     for number in range(count):
-        offered = F.unfold(keys[:, number], PATCH) / lengths[1][:, number].flatten(1)[:, None].clamp_min(_LEAST)
+        offered = F.unfold(keys[:, number], PATCH) / lengths[1][:, number].flatten(1)[:, None]
         allowed = usable[:, number].flatten(1)
         for start in range(0, total, chunk):
             part = slice(start, start + chunk)

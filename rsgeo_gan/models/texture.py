@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from rsgeo_gan.models.constraint import Form, constrain, constraint_radius_px
 from rsgeo_gan.models.features import FeatureBackend
-from rsgeo_gan.models.matching import Match, match, swap
+from rsgeo_gan.models.matching import PATCH, Match, match, swap
 from rsgeo_gan.models.sampling import FILL_PX, UP_PX, coarsen, enlarge
 from rsgeo_gan.models.superres import Conv, PixelShuffle, ResidualConvs, SRResNet, reach, zoom_steps
 from rsgeo_gan.optics import MTF, reach_px
@@ -31,6 +31,8 @@ _HIGHEST_FLOOR = 0.95
 _LEGACY = (-20.0, 0.65)
 """Slope and shift of the released weight, which falls with similarity."""
 _FLAT = 1e-4
+_FAINT = 1e-3
+"""Root mean square of features, in standard deviations, below which a patch shows nothing that could be compared."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class TextureTransfer(nn.Module):
     """Content from the image, texture from references of the same place, another date, or another instrument.
 
     Images are compared as features of their common bands at the resolution of the image read: the image enlarged, the
-    references made as coarse and enlarged alike. What lies in their place in the sharp references is put in stead, at
+    references made as coarse and enlarged alike, and their mean around each place is left out, so that smooth places,
+    which all look alike, say nothing. What lies in their place in the sharp references is put in stead, at
     several resolutions, and a network makes details of it, which are added to what the content network makes alone.
     Features that are put in, and details that come out, are each multiplied by the root of the gate
     g = (s - s0) / (1 - s0), limited to 0 and 1, of the similarity s: where it is shut, the image is that of the content
@@ -182,8 +185,8 @@ class TextureTransfer(nn.Module):
             return None
         seen = -(-self.features.taps[self._key_tap()[0]].radius_px // self.scale)
         blurred = 0 if self.mtf is None else reach_px(self.scale, self.mtf)
-        # An overlapping patch, the window, the patch there, and what its features look at.
-        matched = 1 + self.window_px + 1 + seen + FILL_PX + UP_PX + blurred
+        # An overlapping patch, the window, the patch there, its surroundings, and what its features look at.
+        matched = 1 + self.window_px + 2 + seen + FILL_PX + UP_PX + blurred
         made: list[tuple[int, int]] = []
         for level, cells in enumerate(self.levels):
             more = 1 if level + 1 < len(self.levels) else 2
@@ -391,12 +394,14 @@ class TextureTransfer(nn.Module):
         count = len(sharp) // len(low)
         coarse, whole = self._coarse(sharp, valid)
         parts = (enlarge(self._common_low(low), self.scale, mask), enlarge(coarse, self.scale, whole))
-        query, keys = (_pooled(self.features(part, (tap,))[tap], pooled) for part in parts)
+        query, keys = (_detrended(_pooled(self.features(part, (tap,))[tap], pooled)) for part in parts)
         # What lies in their place in the sharp references must have seen nothing invalid.
         radius = -(-self.features.taps[tap].radius_px // self.scale)
         clean = 1 - F.max_pool2d(1 - whole, 2 * radius + 1, 1, radius)
         folded = keys.view(len(low), count, *keys.shape[1:])
-        return match(query, folded, clean.view(len(low), count, *low.shape[-2:]), mask, self.window_px)
+        clean = clean.view(len(low), count, *low.shape[-2:])
+        least = _FAINT * (PATCH**2 * query.shape[1]) ** 0.5
+        return match(query, folded, clean, mask, self.window_px, least=least)
 
     def _at_levels(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         taps = {cells: _tap_of(self.scale // cells) for cells in self.levels}
@@ -427,6 +432,11 @@ def _tap_of(stride: int) -> tuple[str, int]:
 
 def _pooled(x: Tensor, side: int) -> Tensor:
     return x if side == 1 else F.avg_pool2d(x, side)
+
+
+def _detrended(x: Tensor) -> Tensor:
+    """Take from features their mean around each place: all that is smooth would otherwise be alike, sea and field."""
+    return x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), PATCH, 1)
 
 
 def _edged(inner: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ SCORES = {
 }
 """Heading, decimals, and whether more is better."""
 SHOWN = ("psnr_db", "fdist", "spectrum_db", "improvement")
+WITH_REFERENCE = ("SRNTT-l2", "SRNTT", "SRNTT-l2, no gate", "SRNTT, no gate")
 KINDS = ("truth", "other", "shifted", "another place", "noise", "none")
 TITLES = {
     "landsat": "Landsat 8, ×2, panchromatic",
@@ -116,7 +117,8 @@ def _worth(rows: Sequence[Row], folder: Path) -> None:
     for column, scene in zip(axes.T, scenes, strict=True):
         mine = [row for row in rows if row["scene"] == scene and "other" in row["scores"]]
         for axis, score in zip(column, ("psnr_db", "fdist"), strict=True):
-            for place, rung in enumerate(dict.fromkeys(row["rung"] for row in mine)):
+            for rung in dict.fromkeys(row["rung"] for row in mine):
+                place = WITH_REFERENCE.index(rung)
                 own = [row["scores"] for row in mine if row["rung"] == rung]
                 gains = [[scores[kind][score] - scores["none"][score] for scores in own] for kind in KINDS]
                 axis.errorbar(
@@ -133,7 +135,8 @@ def _worth(rows: Sequence[Row], folder: Path) -> None:
             axis.axhline(0, color="#bbbbbb", lw=0.6)
             axis.set_xticks(range(len(KINDS)), KINDS, rotation=35, fontsize=7)
             axis.set_title(f"{TITLES[scene].split(',')[0]}: {SCORES[score][0]}, change by the reference", fontsize=7)
-    axes[0, 0].legend(fontsize=6)
+    handles = {name: line for axis in axes[0] for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=len(handles))
     figure.savefig(folder / "superres-references.png", dpi=130)
     plt.close(figure)
 

@@ -285,3 +285,14 @@ def test_references_off_the_grid_or_with_too_few_bands_are_refused() -> None:
             made(low, wrong)
     with pytest.raises(ValueError, match="3 x 3 pixels"):
         made(low[..., :2, :], reference[..., :4, :])
+
+
+def test_smooth_places_are_not_alike_because_they_are_smooth() -> None:
+    made = network()
+    draw = torch.Generator().manual_seed(3)
+    sea = torch.full((1, 3, 2 * LOW, 2 * LOW), -0.6) + 0.02 * torch.randn(1, 3, 2 * LOW, 2 * LOW, generator=draw)
+    other = torch.full((1, 1, 2, 2 * LOW, 2 * LOW), 0.4) + 0.02 * torch.randn(1, 1, 2, 2 * LOW, 2 * LOW, generator=draw)
+    same = torch.tensor([1.0, 0.0]).expand(1, 1, 2, 2)
+    assert float(made.transfer(coarsen(sea, 2), other, radiometry=same).similarity.mean()) < 0.8
+    constant = torch.full_like(other, 0.4), torch.full((1, 3, LOW, LOW), -0.6)
+    assert float(made.transfer(constant[1], constant[0]).similarity.abs().max()) < 0.05
