@@ -19,7 +19,7 @@ RATES = {"adam": (5e-4, 1e-3, 2e-3), "sgd": (0.005, 0.02, 0.04)}
 """Learning rates by optimiser; the middle one is used where rates are not compared."""
 MOMENTUM = 0.9
 DISCRIMINATOR_SHARE = {"adam": 1.0, "sgd": 0.02}
-"""Learning rate of the discriminators as a share of the others': under plain gradient descent they diverge at the same."""
+"""Learning rate of the discriminators as a share of the others'; at the same one plain gradient descent diverges."""
 
 
 @dataclass(frozen=True)
