@@ -154,10 +154,11 @@ def test_serving_starts_a_server_runs_the_deployment_and_stops_it_again(toy_run:
 
         def served() -> bool:
             assert process.poll() is None, log.read_text()[-3000:]
-            return answers(env["PREFECT_API_URL"]) and len(_ask(env, "/deployments/filter", {})) == 2
+            return answers(env["PREFECT_API_URL"]) and len(_ask(env, "/deployments/filter", {})) == 3
 
         _until(served, "serving the deployments", log)
-        images, entry = sorted(_ask(env, "/deployments/filter", {}), key=lambda found: found["name"])
+        finer, images, entry = sorted(_ask(env, "/deployments/filter", {}), key=lambda found: found["name"])
+        assert (finer["name"], finer["schedules"]) == ("finer", [])
         assert (images["name"], images["schedules"]) == ("images", [])
         assert (entry["name"], entry["work_pool_name"], entry["paused"]) == ("nightly", None, False)
         assert entry["schedules"][0]["schedule"]["cron"] == "0 2 * * *"

@@ -58,12 +58,12 @@ def test_the_flow_sharpens_held_out_tiles_once_and_its_checkpoint_a_scene(tmp_pa
 
 
 def _keeps_the_means(low: str, fine: str) -> None:
-    """Averaged over coarse pixels, the product is its input, to the rounding of the file."""
+    """Averaged over coarse pixels, the product is its input in reflectance, to the rounding of the files."""
     with rasterio.open(low) as coarse, rasterio.open(fine) as made:
         assert (made.tags()["SYNTHETIC"], made.dtypes[0]) == ("YES", "uint16")
-        wanted, got = coarse.read().astype(float), made.read().astype(float)
+        wanted, got = (file.read() * file.scales[0] + file.offsets[0] for file in (coarse, made))
     blocks = got.reshape(len(got), wanted.shape[1], 2, wanted.shape[2], 2).mean(axis=(2, 4))
-    assert np.abs(blocks - wanted).max() <= 0.51
+    assert np.abs(blocks - wanted).max() <= 1.01e-4
 
 
 def test_the_flow_refuses_an_unknown_catalogue_key_before_any_stage(tmp_path: Path) -> None:
