@@ -46,6 +46,9 @@ class ReferenceSuperResolution(SuperResolution):
         content_epochs: Epochs at the start in which the content network learns.
         plain_epochs: Epochs after those with the image compared only.
         asymmetric: Weight the made image's texture only, as the paper prints the texture term.
+        truth_share: Share of the samples of a training that are shown their own truth in the place of their first
+            reference, 0 to 1. Where all references are poor, the network would else never learn to use a good one.
+            The published program shows every batch both ways.
         more: See `SuperResolution`; there is no residual.
 
     Raises:
@@ -76,6 +79,7 @@ class ReferenceSuperResolution(SuperResolution):
         content_epochs: int = 0,
         plain_epochs: int = 0,
         asymmetric: bool = False,
+        truth_share: float = 0.25,
         **more: Any,
     ) -> None:
         if more.get("residual") is not None:
@@ -87,7 +91,10 @@ class ReferenceSuperResolution(SuperResolution):
             )
         if content_epochs < 0:
             raise ValueError(f"ReferenceSuperResolution: expected content_epochs >= 0, got {content_epochs}")
+        if not 0 <= truth_share <= 1:
+            raise ValueError(f"ReferenceSuperResolution: expected truth_share from 0 to 1, got {truth_share}")
         self.content_epochs = content_epochs
+        self.truth_share = truth_share
         self.asymmetric = asymmetric
         if content_epochs:
             # Parameters that are to learn at any time must be known to the optimiser from the beginning.
@@ -131,7 +138,7 @@ class ReferenceSuperResolution(SuperResolution):
         if self._learns_content():
             made = self.generator.content(low, mask=mask)  # type: ignore[operator]
             return batch | {"clean": made, "made": made, "mask_both": both}
-        found = self._transferred(batch)
+        found = self._transferred(self._with_truth(batch))
         return batch | {"clean": found.image, "made": found.image, "mask_both": both, "found": found}
 
     def _transferred(self, batch: Batch) -> Any:
@@ -140,6 +147,17 @@ class ReferenceSuperResolution(SuperResolution):
         return generator.transfer(
             batch["image"], reference, mask=batch.get("mask_valid"), mask_reference=mask_reference
         )
+
+    def _with_truth(self, batch: Batch) -> Batch:
+        """Show a share of the samples their own truth as the first reference, while the network learns."""
+        if not (self.training and self.truth_share):
+            return batch
+        reference, seen = (part.clone() for part in self._references(batch))
+        chosen = torch.rand(len(reference)) < self.truth_share
+        for mine, other in cast(Any, self.generator).common:
+            reference[chosen, 0, other] = batch["image_target"][chosen, mine].to(reference)
+        seen[chosen, 0] = batch["mask_valid_target"][chosen, 0].to(seen)
+        return batch | {"image_reference": reference.flatten(1, 2), "mask_reference": seen}
 
     def _references(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the references of a batch, (B, R, Cr, s · h, s · w), and their validity, (B, R, s · h, s · w)."""

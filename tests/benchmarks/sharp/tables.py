@@ -24,7 +24,7 @@ SCORES = {
 }
 """Heading, decimals, and whether more is better."""
 SHOWN = ("psnr_db", "fdist", "spectrum_db", "improvement")
-WITH_REFERENCE = ("SRNTT-l2", "SRNTT", "SRNTT-l2, no gate", "SRNTT, no gate")
+WITH_REFERENCE = ("SRNTT-l2", "SRNTT", "SRNTT-l2, no gate", "SRNTT, no gate", "SRNTT-l2, truth not shown")
 KINDS = ("truth", "other", "shifted", "another place", "noise", "none")
 TITLES = {
     "landsat": "Landsat 8, ×2, panchromatic",

@@ -67,7 +67,7 @@ def test_features_are_standardised_and_unrelated_places_keep_the_gate_shut() -> 
 
 
 def test_without_references_the_image_is_that_of_the_content_network() -> None:
-    made, given = task(), plain.batch()
+    made, given = task(truth_share=0.0), plain.batch()
     made._fit_features(batch())
     nn.init.normal_(made.generator.head.weight)  # type: ignore[union-attr, arg-type]
     alone = made.generator.content(given["image"], mask=given["mask_valid"])  # type: ignore[operator]
@@ -143,3 +143,28 @@ def test_predictions_come_with_similarity_and_gate() -> None:
 def test_settings_that_cannot_be_meant_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReferenceSuperResolution(**{"generator": task().generator, **arguments})
+
+
+def test_a_share_of_the_samples_is_shown_its_own_truth_while_the_network_learns() -> None:
+    made, given = task(truth_share=1.0), batch()
+    made._fit_features(given)
+    given |= {"image_reference": torch.randn_like(given["image_reference"])}
+    kept = given["image_reference"].clone()
+    shown = made.train().prepare(dict(given))["found"]
+    assert float(shown.gate.mean()) > 0.9
+    assert torch.equal(shown.match[:, 1:], torch.zeros_like(shown.match[:, 1:]))
+    assert float(made.eval().prepare(dict(given))["found"].gate.mean()) < 0.05
+    assert torch.equal(given["image_reference"], kept)
+
+
+def test_without_a_share_of_truth_no_random_number_is_drawn() -> None:
+    made, given = task(truth_share=0.0), batch()
+    made._fit_features(given)
+    before = torch.get_rng_state()
+    assert made.train()._with_truth(given) is given
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_share_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"truth_share from 0 to 1, got 1\.5"):
+        task(truth_share=1.5)
