@@ -6,6 +6,7 @@ are counted at pixel centres: column 0, row 0 is the centre of the upper-left pi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from odc.geo.gridspec import GridSpec
 from odc.geo.types import xy_
-from pyproj import Transformer
+from pyproj import Geod, Transformer
 from pyproj.exceptions import ProjError
 
 from rsgeo_gan.errors import GridError
@@ -29,10 +30,13 @@ __all__ = [
     "crs_code",
     "crs_of",
     "divided",
+    "fineness",
     "is_local",
     "local_box",
+    "pixel_m",
     "pixels_in",
     "same_lattice",
+    "sharpness",
     "transformed",
     "turn_of",
     "turned_to",
@@ -41,6 +45,9 @@ __all__ = [
 
 LATTICE_TOLERANCE_PX = 1e-4
 """Two grids whose pixel corners differ by less than this are one lattice: no resampling between them."""
+
+_FINEST = 8
+_SHARPER = 1.5
 
 _LOCAL_CRS = (
     'LOCAL_CS["Image without georeference",UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
@@ -72,6 +79,41 @@ def divided(box: GeoBox, scale: int) -> GeoBox:
     height, width = box.shape
     finer = Affine(a / scale, b / scale, left, d / scale, e / scale, top)
     return GeoBox((height * scale, width * scale), finer, box.crs)
+
+
+def fineness(box: GeoBox, other: GeoBox) -> float:
+    """Return how many pixels of another box span one of a box at its middle; NaN where it reaches nothing there."""
+    height, width = box.shape
+    col, row = width / 2 + np.array([0, 1, 0]), height / 2 + np.array([0, 0, 1])
+    there_col, there_row = pixels_in(other, box, col, row)
+    if not np.isfinite([there_col, there_row]).all():
+        return math.nan
+    across = np.hypot(there_col[1] - there_col[0], there_row[1] - there_row[0])
+    down = np.hypot(there_col[2] - there_col[0], there_row[2] - there_row[0])
+    return math.sqrt(across * down)
+
+
+def sharpness(box: GeoBox, other: GeoBox) -> int:
+    """Return the fineness of another box in whole numbers, 1 to 8, as blurring and thinning out need it."""
+    finer = fineness(box, other)
+    return min(_FINEST, max(2, round(finer))) if finer >= _SHARPER else 1
+
+
+def pixel_m(box: GeoBox) -> tuple[float, float]:
+    """Return the lengths in metres of the two sides of a pixel in the middle of a box: along a row, and down a column.
+
+    A projected CRS is taken at its word: distances on its plane, in its own unit.
+    """
+    height, width = box.shape
+    crs = crs_of(box)
+    if crs.geographic:
+        middle = box.affine * (width / 2, height / 2)
+        ends = (box.affine * (width / 2 + 1, height / 2), box.affine * (width / 2, height / 2 + 1))
+        across, down = (abs(float(Geod(ellps="WGS84").inv(*middle, *end)[2])) for end in ends)
+        return across, down
+    unit = float(crs.proj.axis_info[0].unit_conversion_factor) if crs.proj.axis_info else 1.0
+    a, b, _, d, e, _ = box.affine[:6]
+    return unit * math.hypot(a, d), unit * math.hypot(b, e)
 
 
 def crs_of(box: GeoBox) -> CRS:

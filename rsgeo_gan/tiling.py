@@ -30,7 +30,7 @@ from rsgeo_gan import raster
 from rsgeo_gan.catalog import GridSettings, Tiling
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import GridError, SourceError
-from rsgeo_gan.grid import Grid, crs_code, crs_of, pixels_in
+from rsgeo_gan.grid import Grid, crs_code, crs_of, divided, pixels_in
 from rsgeo_gan.manifest import (
     Manifest,
     asset_path,
@@ -41,6 +41,7 @@ from rsgeo_gan.manifest import (
     safe_name,
     write_json,
 )
+from rsgeo_gan.optics import reach_px, thinned
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.sensors import Sensor, get_sensor
 from rsgeo_gan.splits import Blocks, Index
@@ -105,6 +106,27 @@ class Side:
             classes = raster.warp(scl, box, bands=[1], resampling="nearest", displacement=self.displacement)[0]
             values[:, np.isin(classes, bad)] = np.nan
         return values
+
+    def seen(self, box: GeoBox, factor: int, mtf: float | None) -> np.ndarray:
+        """Read a finer raster on a box as an instrument with the pixels of the box would see it.
+
+        Args:
+            box: Where pixels are wanted.
+            factor: Pixels of the raster along one of the box, in whole numbers; below 2 it is no finer, and read as
+                by `read`.
+            mtf: Contrast left at the Nyquist frequency of the box; None for plain anti-aliased resampling.
+
+        Returns:
+            As `read`.
+        """
+        if mtf is None or factor < 2:
+            return self.read(box)
+        room = reach_px(factor, mtf)
+        values = self.read(divided(box.pad(room), factor))
+        power = self.sensor.analysis_unit == "dB"
+        made = thinned(np.power(10, values / 10) if power else values, factor, mtf)
+        made = made[:, room : made.shape[1] - room, room : made.shape[2] - room]
+        return self.sensor.linear_to_analysis(made) if power else made
 
     @property
     def offset(self) -> float:

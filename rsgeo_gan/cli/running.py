@@ -19,7 +19,7 @@ from rsgeo_gan.chain import Job, Outcome
 from rsgeo_gan.cli.shell import screen
 from rsgeo_gan.progress import Progress
 
-__all__ = ["progress_bar", "run_job", "run_stages", "table_of", "wide_console"]
+__all__ = ["heed_termination", "progress_bar", "run_job", "run_stages", "table_of", "wide_console"]
 
 _PLAIN_WIDTH = 120
 """Columns of the final table where the output is not a terminal."""
@@ -34,7 +34,7 @@ def run_job(job: Job, names: Sequence[str] = ()) -> None:
 
 def run_stages(job: chain.Plan[Any], names: Sequence[str] = ()) -> list[Outcome]:
     """Run stages of a job with one bar each, all when none is named."""
-    signal.signal(signal.SIGTERM, _terminated)
+    heed_termination()
     chain.prepare(job)
     chosen = [stage.name for stage in job.stages if not names or stage.name in names]
     outcomes: list[Outcome] = []
@@ -52,6 +52,11 @@ def wide_console(width: int = _PLAIN_WIDTH) -> Console:
     if not console.is_terminal:
         console.width = width
     return console
+
+
+def heed_termination() -> None:
+    """Let a request to end the process be heard as Ctrl-C is, so that what is unfinished is taken away."""
+    signal.signal(signal.SIGTERM, _terminated)
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -18,7 +18,7 @@ from rsgeo_gan.cli.options import (
     read_train,
     refuse,
 )
-from rsgeo_gan.cli.running import progress_bar, run_stages, table_of, wide_console
+from rsgeo_gan.cli.running import heed_termination, progress_bar, run_stages, table_of, wide_console
 from rsgeo_gan.cli.shell import app
 
 __all__ = ["superres_command"]
@@ -29,6 +29,7 @@ _SCENE_OPTIONS = (
     "sensor",
     "bands",
     "reference_bands",
+    "offset_dn",
     "alone",
     "align",
     "max_shift_px",
@@ -66,6 +67,13 @@ def superres_command(
         str | None, typer.Option(metavar="N,N", help="Bands of SCENE, counted from 1, when names do not tell.")
     ] = None,
     reference_bands: Annotated[str | None, typer.Option(metavar="N,N", help="The same for the references.")] = None,
+    offset_dn: Annotated[
+        float,
+        typer.Option(
+            "--offset-dn",
+            help="Added to DNs of SCENE that tell no offset of their own (Sentinel-2 since baseline 04.00: -1000).",
+        ),
+    ] = 0.0,
     alone: Annotated[
         bool, typer.Option("--alone", help="Do without a reference although the network was trained with one.")
     ] = False,
@@ -99,8 +107,11 @@ def superres_command(
     if not 0 < max_shift_px <= 256:
         text = f"expected more than 0 and at most 256, got {max_shift_px:g}"
         raise typer.BadParameter(text, param_hint="--max-shift-px")
+    if not reference:
+        refuse(context, "a scene without --reference", "reference_bands", "max_shift_px")
     from rsgeo_gan.inference.superres import superres
 
+    heed_termination()
     with progress_bar("superres") as progress:
         made = superres(
             scene,
@@ -110,6 +121,7 @@ def superres_command(
             sensor=sensor,
             bands=read_numbers(bands, "--bands"),
             reference_bands=read_numbers(reference_bands, "--reference-bands"),
+            offset_dn=offset_dn,
             alone=alone,
             align=align,
             max_shift_px=max_shift_px,

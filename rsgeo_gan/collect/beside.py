@@ -21,20 +21,17 @@ from rsgeo_gan.catalog.superres import Coarse, OtherDates, References
 from rsgeo_gan.collect.folders import in_folder
 from rsgeo_gan.collect.pictures import Picture
 from rsgeo_gan.collect.stored import of_scenes
-from rsgeo_gan.coregister.registration import survey
+from rsgeo_gan.coregister.remembered import Remembered
 from rsgeo_gan.coregister.views import View, default_bands
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import SourceError
-from rsgeo_gan.grid import divided, pixels_in
+from rsgeo_gan.grid import pixels_in, sharpness
 from rsgeo_gan.manifest import asset_path, item_box
-from rsgeo_gan.optics import reach_px, thinned
 from rsgeo_gan.tiling import Side
 
-__all__ = ["Neighbour", "Neighbours", "digest", "sharpness"]
+__all__ = ["Neighbour", "Neighbours", "digest"]
 
 _OUTLINE = 9
-_FINEST = 8
-_SHARPER = 1.5
 
 
 @dataclass(frozen=True)
@@ -83,29 +80,7 @@ class Neighbour:
         Returns:
             float32 of shape (C, H, W), NaN where invalid, in the units of `Side.read`.
         """
-        factor = sharpness(box, item_box(self.side.item))
-        if mtf is None or factor < 2:
-            return self.side.read(box)
-        room = reach_px(factor, mtf)
-        values = self.side.read(divided(box.pad(room), factor))
-        sensor = self.side.sensor
-        power = sensor.analysis_unit == "dB"
-        made = thinned(np.power(10, values / 10) if power else values, factor, mtf)
-        made = made[:, room : made.shape[1] - room, room : made.shape[2] - room]
-        return sensor.linear_to_analysis(made) if power else made
-
-
-def sharpness(box: GeoBox, other: GeoBox) -> int:
-    """Return how many pixels of another box, in whole numbers, span one of a box at its middle; at least 1."""
-    height, width = box.shape
-    col, row = width / 2 + np.array([0, 1, 0]), height / 2 + np.array([0, 0, 1])
-    there_col, there_row = pixels_in(other, box, col, row)
-    if not np.isfinite([there_col, there_row]).all():
-        return 1
-    across = np.hypot(there_col[1] - there_col[0], there_row[1] - there_row[0])
-    down = np.hypot(there_col[2] - there_col[0], there_row[2] - there_row[0])
-    finer = math.sqrt(across * down)
-    return 1 if finer < _SHARPER else min(_FINEST, max(2, round(finer)))
+        return self.side.seen(box, sharpness(box, item_box(self.side.item)), mtf)
 
 
 class Neighbours:
@@ -115,15 +90,21 @@ class Neighbours:
         source: Where they come from, and how they are put in place.
         pictures: The images.
         common: Pairs of bands of image and neighbour, counted from 0, that show the same; by name when empty.
+        remembered: Measures displacements, and knows those of earlier calls.
 
     Raises:
         SourceError: If there is none that can be used, or they differ in sensor or bands.
     """
 
     def __init__(
-        self, source: References | Coarse, pictures: Sequence[Picture], common: Sequence[tuple[int, int]] = ()
+        self,
+        source: References | Coarse,
+        pictures: Sequence[Picture],
+        common: Sequence[tuple[int, int]] = (),
+        remembered: Remembered | None = None,
     ) -> None:
         self.source = source
+        self._remembered = remembered or Remembered(None)
         self._common = tuple(common)
         self._own = isinstance(source.images, OtherDates)
         found = list(pictures) if self._own else list(_listed(source.images))
@@ -166,9 +147,9 @@ class Neighbours:
             found, how = Displacement.none(picture.box, reason="georeference trusted"), "trusted"
         else:
             mine, theirs = self._bands(picture.side, other.side)
-            found = survey(
+            found = self._remembered.survey(
                 _view(picture.side, mine), _view(other.side, theirs), max_shift_px=source.max_shift_px
-            ).displacement
+            )
             how = "measured"
         side = replace(other.side, displacement=found) if found.reliable else other.side
         return Neighbour(other, side, found, how)

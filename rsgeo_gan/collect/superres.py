@@ -26,6 +26,7 @@ from rsgeo_gan.catalog.superres import SuperresCollect
 from rsgeo_gan.collect.beside import Neighbour, Neighbours, digest
 from rsgeo_gan.collect.pictures import Picture
 from rsgeo_gan.collect.stage import collect, found_images
+from rsgeo_gan.coregister.remembered import Remembered
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.manifest import Manifest, check_share, item_box, write_json
 from rsgeo_gan.progress import Progress, silent
@@ -66,6 +67,8 @@ def collect_superres(
     out = Path(out)
     manifest = collect(spec, out, classes=False, workers=workers, progress=progress)
     manifest.extra["rsgeo:scale"] = spec.scale
+    if spec.references:
+        manifest.extra["rsgeo:reference_mtf"] = [source.mtf for source in spec.references]
     if spec.common:
         manifest.extra["rsgeo:common"] = [list(pair) for pair in spec.common]
     if spec.references or spec.low is not None:
@@ -83,7 +86,7 @@ def _put_beside(
     workers: int | None,
     progress: Progress,
 ) -> None:
-    wanted = _wanted(spec, list(pictures.values()))
+    wanted = _wanted(spec, list(pictures.values()), Remembered(out / "registered.json"))
     jobs = [_Job(item, pictures[item.properties["rsgeo:image"]], out / item.id, spec, wanted) for item in manifest]
     progress(STAGE, 0, len(jobs))
     failed = 0
@@ -108,11 +111,11 @@ class _Wanted:
     mtf: float | None = None
 
 
-def _wanted(spec: SuperresCollect, pictures: Sequence[Picture]) -> list[_Wanted]:
+def _wanted(spec: SuperresCollect, pictures: Sequence[Picture], remembered: Remembered) -> list[_Wanted]:
     found: list[_Wanted] = []
     names = ["reference", *(f"reference-{k}" for k in range(2, 1 + sum(s.count for s in spec.references)))]
     for source in spec.references:
-        neighbours = Neighbours(source, pictures, spec.common)
+        neighbours = Neighbours(source, pictures, spec.common, remembered)
         found.append(_Wanted(neighbours, tuple(names[: source.count]), source.min_valid, mtf=source.mtf))
         names = names[source.count :]
         first, this = found[0].neighbours.pictures[0], neighbours.pictures[0]
@@ -123,7 +126,8 @@ def _wanted(spec: SuperresCollect, pictures: Sequence[Picture]) -> list[_Wanted]
                 "Choose the same `bands` of all."
             )
     if spec.low is not None:
-        found.append(_Wanted(Neighbours(spec.low, pictures), ("low",), spec.min_valid, spec.scale))
+        neighbours = Neighbours(spec.low, pictures, remembered=remembered)
+        found.append(_Wanted(neighbours, ("low",), spec.min_valid, spec.scale))
     return found
 
 

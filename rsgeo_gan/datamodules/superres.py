@@ -11,6 +11,8 @@ from rsgeo_gan.datamodules.base import PatchDataModule
 from rsgeo_gan.datasets import Positions, Survey
 from rsgeo_gan.datasets.superres import Degradation, SuperResolutionDataset, SuperResolutionTileSet
 from rsgeo_gan.datasets.tiles import TileSet
+from rsgeo_gan.grid import pixel_m
+from rsgeo_gan.manifest import item_box
 from rsgeo_gan.sensors import SENSORS, Scaler
 from rsgeo_gan.transforms import Turns
 
@@ -121,14 +123,16 @@ class SuperResolutionDataModule(PatchDataModule):
             "gsd": every.res,
             "patch_px": self.side_px,
             "tiles": found.digest,
-            "source_sensor": every.sensors["low" if every.real else "image"],
-            "target_sensor": every.sensors["image"],
+            "gsd_m": [self.scale * length for length in pixel_m(item_box(every.manifest.items[0]))],
+            "source_sensor": every.specs["low" if every.real else "image"],
+            "target_sensor": every.specs["image"],
         }
         if not every.real:
             facts["degradation"] = (self.degradation or Degradation()).to_dict()
         if every.references:
             facts["reference_bands"] = list(every.bands["reference"])
-            facts["reference_sensor"] = every.sensors["reference"]
+            facts["reference_sensor"] = every.specs["reference"]
+            facts["reference_mtf"] = _one(every.manifest.extra.get("rsgeo:reference_mtf"))
             facts["common"] = self.common or every.manifest.extra.get("rsgeo:common") or _common(every)
         return facts
 
@@ -142,6 +146,11 @@ class SuperResolutionDataModule(PatchDataModule):
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
         )
+
+
+def _one(values: Sequence[float | None] | None) -> float | None:
+    """What all values are; None where they differ."""
+    return values[0] if values and len(set(values)) == 1 else None
 
 
 def _common(tiles: SuperResolutionTileSet) -> list[list[int]]:

@@ -88,6 +88,7 @@ class SuperResolutionTileSet(TileSet):
         tiles: The tiles in manifest order, coarse pixels; each counts as a pair of its own.
         res: Coarse pixel width of the first tile, CRS units.
         real: Whether coarse images are read.
+        specs: Sensors by side, as names or inline facts.
         references: Most references read that any tile has.
 
     Raises:
@@ -123,7 +124,8 @@ class SuperResolutionTileSet(TileSet):
         self.sides = ("image", *(("low",) if self.real else ()), *(("reference",) if present else ()))
         self.scale = scale
         self.stem = f"stats-x{scale}{'-low' if self.real else ''}{f'-r{references}' if references else ''}"
-        self.sensors = {side: self._sensor(items, side) for side in self.sides}
+        self.specs = {side: self._sensor(items, side) for side in self.sides}
+        self.sensors = {side: _named(spec) for side, spec in self.specs.items()}
         self.bands, self.units = {}, {}
         for side in self.sides:
             item = next(item for item in items if side in item.assets or side == "reference")
@@ -178,16 +180,17 @@ class SuperResolutionTileSet(TileSet):
                 "coarse image is missing, give `degradation` so that it is made from the fine one."
             )
 
-    def _sensor(self, items: Sequence[pystac.Item], side: Side) -> str:
+    def _sensor(self, items: Sequence[pystac.Item], side: Side) -> Any:
         key = "rsgeo:sensor" if side == "image" else f"rsgeo:{side}_sensor"
-        names = [(item.id, _named(item.properties[key])) for item in items if key in item.properties]
-        for item_id, name in names:
-            if name != names[0][1]:
+        told = [(item.id, item.properties[key]) for item in items if key in item.properties]
+        for item_id, spec in told:
+            if _named(spec) != _named(told[0][1]):
                 raise SourceError(
-                    f"Tile {item_id} of {self.path} has {side} sensor {name}, expected {names[0][1]} as in tile "
-                    f"{names[0][0]}; statistics of two sensors are not mixed. Collect each sensor in its own folder."
+                    f"Tile {item_id} of {self.path} has {side} sensor {_named(spec)}, expected {_named(told[0][1])} as "
+                    f"in tile {told[0][0]}; statistics of two sensors are not mixed. Collect each sensor in its own "
+                    "folder."
                 )
-        return names[0][1] if names else "unknown"
+        return told[0][1] if told else "unknown"
 
     def _place(self, row: int, item: pystac.Item) -> Tile:
         box, found, scale = item_box(item), item.properties, self.scale

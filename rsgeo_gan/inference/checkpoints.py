@@ -45,7 +45,7 @@ TRUSTED: tuple[str, ...] = ("rsgeo_gan.models",)
 """Packages whose networks a checkpoint may name."""
 
 _FORMAT = 1
-_ADVICE = "give the .ckpt that `rsgeo-gan fit`, `run` or `synthesize` wrote, or the folder of an export"
+_ADVICE = "give the .ckpt that `rsgeo-gan fit`, `run`, `synthesize` or `superres` wrote, or the folder of an export"
 
 
 @dataclass(frozen=True)

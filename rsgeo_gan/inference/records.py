@@ -30,7 +30,7 @@ def finished(folder: Path, stem: str, wanted: Mapping[str, Any]) -> pystac.Item 
         return None
     try:
         item = pystac.Item.from_dict(json.loads(beside.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, pystac.STACError):
+    except (ValueError, KeyError, TypeError, pystac.STACError, pystac.STACTypeError):
         return None
     for asset in item.assets.values():
         asset.href = str((folder / asset.href).resolve())

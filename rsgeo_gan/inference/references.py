@@ -7,9 +7,8 @@ reprojection, displacement and regridding are one resampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,17 @@ from rasterio.enums import ColorInterp
 
 from rsgeo_gan import raster
 from rsgeo_gan.catalog.guess import match_bands
+from rsgeo_gan.collect.pictures import NO_DATE
 from rsgeo_gan.coregister.inputs import sample
-from rsgeo_gan.coregister.registration import survey
+from rsgeo_gan.coregister.remembered import Remembered
 from rsgeo_gan.coregister.views import View, default_bands
 from rsgeo_gan.displacement import Displacement
 from rsgeo_gan.errors import CheckpointError, SourceError
-from rsgeo_gan.grid import divided, pixels_in
+from rsgeo_gan.grid import divided, fineness, pixels_in, sharpness
 from rsgeo_gan.inference.streaming import SceneReader
 from rsgeo_gan.ingest.checks import Declined
 from rsgeo_gan.ingest.folder import told_date
-from rsgeo_gan.manifest import make_item
+from rsgeo_gan.manifest import item_box, make_item
 from rsgeo_gan.sensors import Scaler, Sensor, get_sensor
 from rsgeo_gan.tiling import Side
 
@@ -38,6 +38,9 @@ MAX_SHIFT_PX = 12.0
 """Largest displacement of a reference that is looked for, in pixels of the scene."""
 
 _OUTLINE = 32
+_BRIGHTEST = 2.0
+_NO_FINER = 1.1
+_SHARP_ENOUGH = 1.5
 
 
 def file_side(
@@ -47,12 +50,14 @@ def file_side(
     role: str,
     *,
     numbers: Sequence[int] | None = None,
+    offset_dn: float = 0.0,
     checked: bool = True,
 ) -> Side:
     """Describe a raster as a side with the bands of a scaler, in its order and unit.
 
     Bands are found by their names; a file without names has to hold exactly the wanted bands. Scale and offset that
-    the file declares replace those of the sensor.
+    the file declares replace those of the sensor; numbers of floating point that are reflectance already are taken as
+    they are, although the sensor delivers whole numbers.
 
     Args:
         path: The raster.
@@ -60,6 +65,7 @@ def file_side(
         sensor: Whose image it is; a plain one of the scaler's unit when None.
         role: "scene" or "reference", for messages.
         numbers: Which bands of the file the wanted ones are, counted from 1, when names do not tell.
+        offset_dn: Radiometric offset added to valid DNs, where the file declares none.
         checked: Compare values with the declared unit.
 
     Raises:
@@ -76,8 +82,13 @@ def file_side(
         )
     indexes = _indexes(info, scaler, facts, role, numbers)
     facts = _scaled(facts.select(scaler.bands), info, indexes)
+    told = any((info.scales[i - 1], info.offsets[i - 1]) != (1.0, 0.0) for i in indexes)
+    offset_dn = 0.0 if told else offset_dn
     if checked:
-        facts.check_units(sample(str(path), info, indexes), f"{role} {path}")
+        values = sample(str(path), info, indexes)
+        if not told:
+            facts = _as_reflectance(facts, info, values)
+        facts.check_units(values, f"{role} {path}", offset_dn=offset_dn)
     try:
         when = told_date(Path(path)) if Path(path).is_file() else None
     except Declined:
@@ -85,8 +96,8 @@ def file_side(
     item = make_item(
         "scene",
         info.geobox,
-        when=when or datetime.now(UTC),
-        properties={"rsgeo:sensor": facts.name, "rsgeo:offset_dn": 0, **({"rsgeo:dated": True} if when else {})},
+        when=when or NO_DATE,
+        properties={"rsgeo:sensor": facts.name, "rsgeo:offset_dn": offset_dn, "rsgeo:dated": when is not None},
         assets={"data": Path(path).resolve() if Path(path).exists() else str(path)},
     )
     item.id = Path(path).stem
@@ -150,6 +161,17 @@ def _scaled(sensor: Sensor, info: raster.RasterInfo, indexes: Sequence[int]) -> 
     return replace(sensor, scale=scale, offset=offset)
 
 
+def _as_reflectance(sensor: Sensor, info: raster.RasterInfo, values: np.ndarray) -> Sensor:
+    """A sensor of reflectance where whole numbers were expected, but a file holds what must be reflectance already."""
+    found = values[np.isfinite(values)]
+    if sensor.unit != "dn" or not sensor.physical or np.dtype(info.dtype).kind != "f" or not found.size:
+        return sensor
+    if not 0 < float(np.quantile(found, 0.99)) <= _BRIGHTEST:
+        return sensor
+    nodata = sensor.nodata if info.nodata is None else None
+    return replace(sensor, unit="reflectance", scale=1.0, offset=0.0, nodata=nodata)
+
+
 @dataclass(frozen=True)
 class Reference:
     """A sharp image of the same place, ready to be read on the finer grid.
@@ -157,10 +179,28 @@ class Reference:
     Attributes:
         side: The raster, its bands and the displacement that is applied.
         measured: What registration found, applied or not; None where the reference lies where it should already.
+        fineness: Its pixels along a side of one of the scene's; NaN where that is not known.
     """
 
     side: Side
     measured: Displacement | None = None
+    fineness: float = math.nan
+
+    def notes(self, scale: int) -> Iterator[str]:
+        """Say what a person should know of it, for a product with pixels that many times as fine as the scene's."""
+        found, name = self.measured, Path(self.side.path).name
+        if found is not None and not found.reliable:
+            yield (
+                f"Reference {name}: its displacement could not be measured ({found.reason}); its own georeference was "
+                "trusted."
+            )
+        if self.fineness < _NO_FINER:
+            yield f"Reference {name}: its pixels are no finer than the scene's, so it can add no detail."
+        elif self.fineness * _SHARP_ENOUGH < scale:
+            yield (
+                f"Reference {name}: its pixels are {scale / self.fineness:.1f} times as wide as the product's, so it "
+                "cannot add all the detail that there is room for."
+            )
 
     def told(self) -> dict[str, Any]:
         """Say in plain JSON types what is known about its place."""
@@ -190,6 +230,7 @@ def registered(
     common: Sequence[tuple[int, int]] = (),
     align: bool = True,
     max_shift_px: float = MAX_SHIFT_PX,
+    remembered: Remembered | None = None,
 ) -> Reference:
     """Look at a reference and measure where its content lies relative to the scene.
 
@@ -204,6 +245,7 @@ def registered(
         common: Pairs of a band of the scene and one of the reference that show the same, counted from 0.
         align: Measure; else the georeference is trusted.
         max_shift_px: Largest displacement looked for, pixels of the scene.
+        remembered: Measures displacements, and knows those of earlier calls.
 
     Raises:
         SourceError: If the reference does not overlap the scene.
@@ -216,15 +258,15 @@ def registered(
             f"Reference {path} has no overlap with the scene {scene.path}: expected an image of the same place. Leave "
             "it out, or correct the georeference of one of the two."
         )
+    finer = fineness(here, there)
     if not align:
-        return Reference(side)
+        return Reference(side, fineness=finer)
     used = [pair for pair in common if pair[0] < len(scene.bands)][:2]
     first = tuple(scene.bands[mine] for mine, _ in used) or _matching(scene)
     second = tuple(side.bands[other] for _, other in used) or _matching(side)
-    found = survey(
-        View(scene.path, scene.sensor, first), View(side.path, side.sensor, second), max_shift_px=max_shift_px
-    ).displacement
-    return Reference(replace(side, displacement=found) if found.reliable else side, found)
+    looks = View(scene.path, scene.sensor, first), View(side.path, side.sensor, second)
+    found = (remembered or Remembered(None)).survey(*looks, max_shift_px=max_shift_px)
+    return Reference(replace(side, displacement=found) if found.reliable else side, found, finer)
 
 
 def _matching(side: Side) -> tuple[int, ...]:
@@ -247,13 +289,27 @@ def _covers(box: GeoBox, other: GeoBox) -> bool:
 
 
 class References:
-    """Reads all references of a scene on windows of the finer grid, in model units."""
+    """Reads all references of a scene on windows of the finer grid, in model units.
 
-    def __init__(self, references: Sequence[Reference], box: GeoBox, scaler: Scaler, scale: int) -> None:
+    Args:
+        references: The references.
+        box: Grid of the scene.
+        scaler: Analysis units to model units.
+        scale: Pixels of the finer grid along a side of one of the scene's.
+        mtf: Contrast at the Nyquist frequency of the finer grid that references finer still are brought to; None for
+            plain anti-aliased resampling.
+    """
+
+    def __init__(
+        self, references: Sequence[Reference], box: GeoBox, scaler: Scaler, scale: int, mtf: float | None = None
+    ) -> None:
         self.references = tuple(references)
         self._scale = scale
         finer = divided(box, scale)
-        self._readers = [SceneReader(reference.side, finer, scaler) for reference in references]
+        self._readers = [
+            SceneReader(reference.side, finer, scaler, factor=sharpness(finer, item_box(reference.side.item)), mtf=mtf)
+            for reference in references
+        ]
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Read a window.

@@ -20,8 +20,8 @@ from odc.geo.geobox import GeoBox
 from rsgeo_gan import raster
 from rsgeo_gan.errors import RSGeoGANError, SourceError
 from rsgeo_gan.inference.references import Reference, file_side
+from rsgeo_gan.inference.sharp import WINDOW_PX, make
 from rsgeo_gan.inference.streaming import SceneReader
-from rsgeo_gan.inference.superres import WINDOW_PX, make
 from rsgeo_gan.inference.superresolver import SuperResolver
 from rsgeo_gan.manifest import Manifest, asset_path, check_share, item_box, safe_name
 from rsgeo_gan.progress import Progress, silent, track
@@ -100,6 +100,8 @@ def sharpen_tiles(
                 window_px=window_px,
                 about={"tile": tile.id, "low": "real" if "low" in tile.assets else "degraded"},
             )
+            for note in made.notes if made.new else ():
+                _log.warning("%s: %s", tile.id, note)
             made.item.add_asset("low", pystac.Asset(href=side.path, title="What it was made from"))
             products.add(made.item)
         except SourceError as error:

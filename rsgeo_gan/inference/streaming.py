@@ -102,12 +102,17 @@ class SceneReader:
         box: Grid of the product.
         scaler: Analysis units to model units, bands in the side's order.
         clip: Bring values beyond the training's range to its ends.
+        factor: Whole pixels of the scene along one of the product, where it is the finer of the two.
+        mtf: Contrast at the Nyquist frequency of the product that a finer scene is brought to; None for plain
+            anti-aliased resampling.
     """
 
     side: Side
     box: GeoBox
     scaler: Scaler
     clip: bool = True
+    factor: int = 1
+    mtf: float | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,7 +132,7 @@ class SceneReader:
             float32 of shape (C, height, width), 0 where invalid, and validity (height, width); values are in
             [-1, 1] when clipped.
         """
-        values = self.side.read(self.box[row : row + height, col : col + width])
+        values = self.side.seen(self.box[row : row + height, col : col + width], self.factor, self.mtf)
         valid = ~np.isnan(values[0])
         gain, bias = self.scaler.gain, self.scaler.bias
         if self.side.sensor.analysis_unit == "reflectance":

@@ -7,8 +7,8 @@ moments of normalisation) is measured once for a scene and then kept, so that wi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,92 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from rsgeo_gan.errors import CheckpointError
-from rsgeo_gan.inference.checkpoints import TRUSTED, build, fill, read_checkpoint, recipe_of, with_residual
+from rsgeo_gan.inference.checkpoints import TRUSTED, build, fill, read_checkpoint, with_residual
+from rsgeo_gan.inference.devices import device_of
+from rsgeo_gan.inference.sharpfacts import SharpFacts
 from rsgeo_gan.models import SceneNorm, collecting
+from rsgeo_gan.models.matching import PATCH
 from rsgeo_gan.provenance import digest_of
-from rsgeo_gan.sensors import SENSORS, Scaler, Sensor, get_sensor
 
-__all__ = ["COPIES", "SharpFacts", "Sharpened", "SuperResolver", "turned"]
+__all__ = ["COPIES", "Sharpened", "SuperResolver", "turned"]
 
 COPIES = 8
 """Turned and mirrored copies that an image has, itself included."""
-
-_TOLD = "train with SuperResolution or ReferenceSuperResolution, on tiles of `kind: superres`"
-
-
-@dataclass(frozen=True)
-class SharpFacts:
-    """What a checkpoint knows about the data it was trained on.
-
-    Attributes:
-        source: Scaler of the low-resolution side.
-        target: Scaler of the finer side.
-        reference: Scaler of the references; None where the training had none.
-        scale: Pixels of the product along a side of one of the scene's.
-        gsd: Pixel size of the low-resolution side, in units of the tiles' CRS.
-        references: How many references an image had.
-        common: Pairs of a product's band and a reference's band that show the same, counted from 0.
-        degradation: How the low-resolution side was made from the finer one; empty where it is a real image.
-        recipe: Name of the recipe, or the class of the task.
-        sensors: Sensors by side (source, target, reference), where the checkpoint tells them.
-    """
-
-    source: Scaler
-    target: Scaler
-    reference: Scaler | None
-    scale: int
-    gsd: float
-    references: int
-    common: tuple[tuple[int, int], ...]
-    degradation: Mapping[str, Any]
-    recipe: str
-    sensors: Mapping[str, Sensor] = field(default_factory=dict)
-
-    def sensor(self, side: str) -> Sensor | None:
-        """Return the sensor of a side, where it is known."""
-        scaler = {"source": self.source, "target": self.target, "reference": self.reference}[side]
-        return self.sensors.get(side) or (None if scaler is None else SENSORS.get(scaler.sensor))
-
-    @classmethod
-    def read(cls, stored: Mapping[str, Any], path: Path, digest: str) -> Self:
-        """Read a checkpoint's `rsgeo_gan` entry.
-
-        Raises:
-            CheckpointError: If it is no super-resolution's, or something is missing.
-        """
-        facts = stored.get("facts")
-        if not isinstance(facts, Mapping) or "scale" not in facts:
-            raise CheckpointError(
-                f"{path}: expected a checkpoint of a super-resolution, got one of "
-                f"{stored.get('task') or 'an unknown task'} that knows no scale; {_TOLD}."
-            )
-        try:
-            return cls(
-                source=Scaler.from_dict(facts["source"]),
-                target=Scaler.from_dict(facts["target"]),
-                reference=Scaler.from_dict(facts["reference"]) if facts.get("reference") else None,
-                scale=int(facts["scale"]),
-                gsd=float(facts["gsd"]),
-                references=int(facts.get("references") or 0),
-                common=tuple((int(mine), int(other)) for mine, other in facts.get("common") or ()),
-                degradation=dict(facts.get("degradation") or {}),
-                recipe=recipe_of(stored, path, digest),
-                sensors={
-                    side: sensor for side in ("source", "target", "reference") if (sensor := _sensor(facts, side))
-                },
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: the checkpoint lacks facts of its training data ({type(error).__name__}: {error}); expected "
-                f"scalers of both sides, scale and pixel size; {_TOLD}."
-            ) from error
-
-
-def _sensor(facts: Mapping[str, Any], side: str) -> Sensor | None:
-    told = facts.get(f"{side}_sensor")
-    if isinstance(told, str):
-        return SENSORS.get(told)
-    return get_sensor(told) if isinstance(told, Mapping) else None
 
 
 @dataclass(frozen=True)
@@ -131,6 +56,7 @@ class SuperResolver:
         stride: Read origins must be whole multiples of this many pixels.
         noise_channels: 0; such networks take no noise.
         takes_reference: Whether the network takes references.
+        least_px: Smallest side of a scene that it takes.
         precision: "fp32", or "bf16" for mixed precision.
     """
 
@@ -146,7 +72,7 @@ class SuperResolver:
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         self.precision = precision
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.facts = facts
         self.digest = digest
@@ -159,6 +85,7 @@ class SuperResolver:
         known = inspect.signature(network.forward).parameters
         self.takes_reference = "reference" in known
         self._takes_mask = "mask" in known
+        self.least_px = PATCH if self.takes_reference else 1
         self._radiometry: Tensor | None = None
         self.stride = int(getattr(network, "stride", 1))
         self.halo_px = _halo(network, self.stride)
@@ -180,14 +107,16 @@ class SuperResolver:
         Args:
             path: The `.ckpt` file.
             trusted: Packages whose networks may be built.
-            device: Torch device of the network.
+            device: Torch device of the network, or "auto" for a GPU where there is one.
             precision: Of the computation.
 
         Raises:
+            CatalogError: If there is no such device.
             CheckpointError: If the file is missing, damaged, not one of ours, does not hold together, or is of another
                 kind.
         """
         path = Path(path)
+        device_of(device)
         content = read_checkpoint(path)
         digest = digest_of(path)
         facts = SharpFacts.read(content["rsgeo_gan"], path, digest)

@@ -12,9 +12,9 @@ from scipy import ndimage
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import SuperresCollect, load, load_superres
 from rsgeo_gan.collect import collect_superres
-from rsgeo_gan.collect.beside import sharpness
 from rsgeo_gan.datamodules import SuperResolutionDataModule
 from rsgeo_gan.errors import CatalogError, SourceError
+from rsgeo_gan.grid import sharpness
 from rsgeo_gan.manifest import Manifest, asset_path
 
 SIDE = 128

@@ -254,7 +254,7 @@ class TestDataModule:
         folder = write_sharp(tmp_path, low=4, references={0: 1})
         module = SuperResolutionDataModule(str(folder), patch_size=8, batch_size=2, references=1, length=2)
         module.setup("fit")
-        assert module.facts["source_sensor"] == "coarse"
+        assert module.facts["source_sensor"]["name"] == "coarse"
         assert "degradation" not in module.facts
         path = tmp_path / "last.ckpt"
         torch.save({"rsgeo_gan": {"facts": module.facts}}, path)

@@ -13,8 +13,11 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from rsgeo_gan import raster
-from rsgeo_gan.errors import CheckpointError, ProductError, SourceError
+from rsgeo_gan.collect.pictures import NO_DATE
+from rsgeo_gan.coregister import remembered
+from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError, SourceError
 from rsgeo_gan.grid import divided
+from rsgeo_gan.inference.references import References, file_side, registered
 from rsgeo_gan.inference.superres import superres
 from rsgeo_gan.inference.superresolver import SuperResolver, turned
 from rsgeo_gan.models import Constrained, RandomFeatures, SRResNet, TextureTransfer
@@ -206,6 +209,7 @@ def test_references_that_resemble_nothing_are_said_to(tmp_path):
     reference = _reference(tmp_path / "reference.tif", divided(box(HEIGHT, WIDTH), SCALE))
     made = _run(tmp_path, scene, ToyTransfer(gate=0.0), references=[reference])
     assert any("mean gate 0.000" in note for note in made.notes)
+    assert made.item.properties["rsgeo:reference_share"] == 1
     assert any("its own georeference was trusted" in note for note in made.notes)
     assert made.item.properties["rsgeo:notes"] == list(made.notes)
 
@@ -216,7 +220,12 @@ def test_references_that_resemble_nothing_are_said_to(tmp_path):
         ({"references": ["there.tif"], "network": ToyTransfer()}, "there.tif has no overlap with the scene"),
         ({"references": ["there.tif"]}, "takes no reference, got 1"),
         ({"network": ToyTransfer()}, "was trained with a reference, got none.*--reference.*--alone"),
-        ({"facts": {"gsd": 20.0}}, "pixels of 10 x 10 do not fit: the network was trained to divide pixels of 20 by 2"),
+        (
+            {"facts": {"gsd": 20.0}},
+            "pixels of 10 x 10 m do not fit: the network was trained to divide pixels of 20 by 2",
+        ),
+        ({"references": ["there.tif"], "network": ToyTransfer(), "alone": True}, "references or --alone, got both"),
+        ({"device": "abacus"}, "Device 'abacus' cannot be used here"),
         ({"facts": {"scale": 4}}, "divides pixels by 2, the checkpoint's data by 4"),
         ({"facts": {"scale": None}}, "lacks facts"),
         ({"bands": [1, 2]}, "expected 3 numbers from 1 to 3"),
@@ -230,7 +239,7 @@ def test_what_does_not_fit_is_refused_in_words(tmp_path, change, message):
     change = dict(change)
     if "references" in change:
         change["references"] = [tmp_path / name for name in change["references"]]
-    with pytest.raises((CheckpointError, SourceError, ProductError), match=message):
+    with pytest.raises(RSGeoGANError, match=message):
         _run(tmp_path, scene, **change)
 
 
@@ -256,7 +265,7 @@ def test_other_checkpoints_and_outputs_are_refused(tmp_path):
         CheckpointError, match=r"expected a checkpoint of a super-resolution, got one of .*CycleTranslation"
     ):
         superres(scene, translation(tmp_path / "t.ckpt"), tmp_path / "o.tif")
-    with pytest.raises(ProductError, match="both an input and the result"):
+    with pytest.raises(ProductError, match="both an input and a result"):
         superres(scene, tmp_path / "toy.ckpt", scene)
     with pytest.raises(ProductError, match=r"ends in \.tif"):
         superres(scene, tmp_path / "toy.ckpt", tmp_path / "o.png")
@@ -299,3 +308,139 @@ def test_windows_of_the_networks_of_this_package_meet_without_seams(tmp_path, ki
         gate = raster.read(tmp_path / "16_similarity.tif")[0][1]
         assert np.nanmax(gate[:, : WIDTH // 2 - 6]) > 0
         assert np.nanmax(gate[:, WIDTH // 2 + 6 :]) == 0
+
+
+def test_what_lies_where_a_product_is_wanted_is_kept_unless_it_is_one(tmp_path):
+    scene = _scene(tmp_path / "fine_uncertainty.tif")
+    before = scene.read_bytes()
+    with pytest.raises(ProductError, match="both an input and a result"):
+        superres(scene, tmp_path / "toy.ckpt", tmp_path / "fine.tif")
+    for name in ("mine.tif", "other_similarity.tif"):
+        mine = _scene(tmp_path / name)
+        with pytest.raises(ProductError, match="is there already and no earlier product"):
+            superres(scene, tmp_path / "toy.ckpt", tmp_path / f"{name.removesuffix('.tif').split('_')[0]}.tif")
+        assert mine.read_bytes() == before
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fine.json").write_text('{"type": "FeatureCollection"}')
+    assert _run(tmp_path, scene).new
+    with pytest.raises(ProductError, match="Cannot write"):
+        superres(scene, tmp_path / "toy.ckpt", scene / "fine.tif")
+
+
+def test_a_product_with_a_file_lost_or_cut_off_is_made_again(tmp_path):
+    scene = _scene(tmp_path / "scene.tif")
+    made = _run(tmp_path, scene, uncertainty=2)
+    side = made.path.with_name("fine_uncertainty.tif")
+    side.unlink()
+    assert _run(tmp_path, scene, uncertainty=2).new
+    assert side.is_file()
+    whole = made.path.read_bytes()
+    made.path.write_bytes(whole[: len(whole) // 2])
+    assert _run(tmp_path, scene, uncertainty=2).new
+    assert abs(made.path.stat().st_size - len(whole)) < 64
+
+
+def test_interrupted_halfway_the_earlier_product_stays_and_nothing_unfinished_does(tmp_path, monkeypatch):
+    scene = _scene(tmp_path / "scene.tif")
+    first = _run(tmp_path, scene)
+    kept = {path.name: path.read_bytes() for path in first.path.parent.iterdir()}
+    calls = []
+
+    def stopped(self, *given):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return ask(self, *given)
+
+    ask = SuperResolver.__call__
+    monkeypatch.setattr(SuperResolver, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, scene, uncertainty=2)
+    assert {path.name: path.read_bytes() for path in first.path.parent.iterdir()} == kept
+    (first.path.parent / ".fine.0123abcd.stage.tif").write_bytes(b"left by a killed process")
+    assert _run(tmp_path, scene, uncertainty=2).new
+    assert sorted(path.name for path in first.path.parent.iterdir()) == [
+        *("fine.json", "fine.qml", "fine.tif", "fine_uncertainty.qml", "fine_uncertainty.tif")
+    ]
+
+
+def test_a_displacement_is_measured_once_for_all_products_of_a_scene(tmp_path, monkeypatch):
+    scene = _scene(tmp_path / "scene.tif")
+    reference = _reference(tmp_path / "reference.tif", divided(box(HEIGHT, WIDTH), SCALE))
+    measured = []
+
+    def counted(*given, **options):
+        measured.append(given)
+        return survey(*given, **options)
+
+    survey = remembered.survey
+    monkeypatch.setattr(remembered, "survey", counted)
+    first = _run(tmp_path, scene, ToyTransfer(), references=[reference])
+    again = _run(tmp_path, scene, ToyTransfer(gate=0.5), references=[reference])
+    assert again.new
+    assert again.item.properties["rsgeo:references"] == first.item.properties["rsgeo:references"]
+    assert len(measured) == 1
+    _run(tmp_path, scene, ToyTransfer(), references=[reference], max_shift_px=8)
+    _reference(reference, divided(box(HEIGHT, WIDTH), SCALE))
+    _run(tmp_path, scene, ToyTransfer(), references=[reference])
+    assert len(measured) == 3
+
+
+def test_fractions_offsets_and_other_units_of_length_lead_to_the_same_image(tmp_path):
+    array = optical(HEIGHT, WIDTH)
+    array[:, :5, :5] = 0
+    wanted, valid = raster.read(_run(tmp_path, _scene(tmp_path / "scene.tif", array=array)).path)
+    fractions = np.where(array == 0, np.nan, array * 1e-4).astype(np.float32)
+    told = raster.write(tmp_path / "told.tif", fractions, box(HEIGHT, WIDTH), nodata=float("nan"), names=EO_BANDS)
+    shifted = _scene(tmp_path / "shifted.tif", array=np.where(array == 0, 0, array + 1000).astype(np.uint16))
+    foot = 0.3048006096012192
+    feet = GeoBox((HEIGHT, WIDTH), Affine(10 / foot, 0, 6e6, 0, -10 / foot, 2e6), "EPSG:2225")
+    for scene, options in (
+        (told, {}),
+        (shifted, {"offset_dn": -1000}),
+        (_scene(tmp_path / "feet.tif", feet, array), {}),
+    ):
+        got, seen = raster.read(_run(tmp_path, scene, **options).path)
+        assert np.array_equal(seen, valid)
+        assert np.abs(got.astype(int) - wanted).max() <= 1
+    strange = _run(tmp_path, _scene(tmp_path / "strange.tif", array=np.maximum(array, 1) + 9000))
+    assert any("lie outside what the network was trained on" in note for note in strange.notes)
+
+
+def test_a_time_that_is_not_known_is_not_made_up(tmp_path):
+    made = _run(tmp_path, _scene(tmp_path / "scene.tif"))
+    assert (made.item.properties["rsgeo:dated"], made.item.datetime) == (False, NO_DATE)
+
+
+def test_a_scene_too_small_for_patches_and_references_too_coarse_are_told(tmp_path):
+    scene = _scene(tmp_path / "scene.tif")
+    with pytest.raises(SourceError, match="has 75 x 2 pixels; expected at least 3"):
+        _run(
+            tmp_path,
+            _scene(tmp_path / "flat.tif", box(2, WIDTH), optical(2, WIDTH)),
+            ToyTransfer(),
+            references=[scene],
+        )
+    coarse = _reference(tmp_path / "coarse.tif", box(HEIGHT, WIDTH))
+    half = _reference(tmp_path / "half.tif", divided(box(HEIGHT, WIDTH), 2)[:, :20])
+    made = _run(tmp_path, scene, ToyTransfer(scale=4), references=[coarse, half], align=False)
+    assert made.notes == (
+        "Reference coarse.tif: its pixels are no finer than the scene's, so it can add no detail.",
+        "Reference half.tif: its pixels are 2.0 times as wide as the product's, so it cannot add all the detail that "
+        "there is room for.",
+    )
+
+
+def test_references_finer_than_the_product_are_blurred_as_in_training(tmp_path):
+    finer = divided(box(24, 24), 4)  # Twice as fine as the product.
+    wave = np.cos(np.pi / 2 * (np.arange(96) - 0.5))  # The product's Nyquist frequency, crests at its pixels' centres.
+    array = np.broadcast_to(128 + 100 * wave, (2, 96, 96)).astype(np.uint8)
+    reference = raster.write(tmp_path / "wave.tif", array, finer, names=("red", "green"))
+    side = file_side(reference, REFERENCE_SCALER, None, "scene")
+    found = registered(reference, side, REFERENCE_SCALER, None, align=False)
+    read = References([found], box(24, 24), REFERENCE_SCALER, 2, 0.25)
+    crests = np.where(np.arange(48) % 2 == 0, 1, -1)
+    whole = read.read(0, 0, 24, 24)[0][0, 0]
+    assert np.mean(whole[20] * crests) == pytest.approx(0.25 * 100 / 127.5, rel=0.05)
+    part = read.read(8, 4, 6, 9)[0][0, 0]
+    assert np.allclose(part, whole[16:28, 8:26], atol=1e-6)
