@@ -14,26 +14,24 @@ from torch.nn import functional as F
 __all__ = ["gram", "texture_loss"]
 
 _QUARTER = 0.25
+_LEAST = 1e-2
+"""Mean square of a Gram matrix of standardised features below which a texture is none to compare with."""
 
 
 def gram(features: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Compute products of channels, summed over places.
+    """Compute products of channels, averaged over places.
 
     Args:
         features: Shape (B, C, h, w).
-        weight: Of each place, shape (B, 1, h, w); it multiplies the features, and the sum is divided by the sum of its
-            squares. The mean over all places when None.
+        weight: Of each place, shape (B, 1, h, w), which multiplies its features; 1 when None.
 
     Returns:
-        Shape (B, C, C), float32; 0 where all weights are.
+        Mean over all places, shape (B, C, C), float32.
     """
     flat = features.float().flatten(2)
-    if weight is None:
-        return flat @ flat.transpose(1, 2) / flat.shape[-1]
-    w = weight.float().flatten(2)
-    flat = flat * w
-    total = w.square().sum(dim=2, keepdim=True)
-    return flat @ flat.transpose(1, 2) / torch.where(total > 0, total, 1.0)
+    if weight is not None:
+        flat = flat * weight.float().flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[-1]
 
 
 def texture_loss(
@@ -43,7 +41,10 @@ def texture_loss(
     *,
     asymmetric: bool = False,
 ) -> Tensor:
-    """Mean squared difference of Gram matrices, averaged over levels.
+    """Mean squared difference of Gram matrices, as a share of the mean square of the wanted one, averaged over levels.
+
+    What is little trusted counts little: the loss falls with the fourth power of the weight. As a share of the texture
+    that is to be reached, a bright object among standardised features does not outweigh all other images of a batch.
 
     Args:
         fake: Features of the made image by level, shape (B, C, h, w); gradients reach them.
@@ -76,7 +77,8 @@ def texture_loss(
 
 
 def _weighted(made: Tensor, wanted: Tensor, trust: Tensor | None) -> Tensor:
-    return _QUARTER * (gram(made, trust) - gram(wanted, trust)).square().mean()
+    apart = (gram(made, trust) - gram(wanted, trust)).square().mean(dim=(1, 2))
+    return _QUARTER * (apart / gram(wanted).square().mean(dim=(1, 2)).clamp_min(_LEAST)).mean()
 
 
 def _printed(made: Tensor, wanted: Tensor, trust: Tensor | None) -> Tensor:

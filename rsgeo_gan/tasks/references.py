@@ -40,8 +40,8 @@ class ReferenceSuperResolution(SuperResolution):
         discriminator: See `SuperResolution`.
         perceptual: See `SuperResolution`.
         adversarial: See `SuperResolution`.
-        weights: Weight by term: reconstruction 1, texture 0.01 (distance of Gram matrices to the texture that was
-            found, where the gate is open), perceptual 0.05, spectral 0, adversarial 0.001; of the discriminator as in
+        weights: Weight by term: reconstruction 1, texture 0.005 (distance of Gram matrices to the texture that was
+            found, where the gate is open), perceptual 0.005, spectral 0, adversarial 0.001; of the discriminator as in
             `SuperResolution`.
         content_epochs: Epochs at the start in which the content network learns.
         plain_epochs: Epochs after those with the image compared only.
@@ -57,8 +57,8 @@ class ReferenceSuperResolution(SuperResolution):
 
     default_weights: ClassVar[dict[str, float]] = {
         "reconstruction": 1.0,
-        "texture": 0.01,
-        "perceptual": 0.05,
+        "texture": 0.005,
+        "perceptual": 0.005,
         "spectral": 0.0,
         "adversarial": 1e-3,
         "discrimination": 1.0,

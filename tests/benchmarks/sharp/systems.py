@@ -229,7 +229,7 @@ def train(name: str, data: Scaled, seed: int, size: Size, content: nn.Module | N
             "perceptual": Perceptual(RandomFeatures(bands, width=size.width // 2, seed=1, orthogonal=True)),
         }
     if name == "adversarial":
-        weights = {"pixel": 1.0, "perceptual": 0.05, "adversarial": 0.01}
+        weights = {"pixel": 1.0, "perceptual": 0.005, "adversarial": 0.01}
         return _fitted(
             SuperResolution(content, **judges, weights=weights, **_rates(size)), data.train, scale, seed, size
         )
@@ -251,7 +251,7 @@ def train(name: str, data: Scaled, seed: int, size: Size, content: nn.Module | N
     )
     weights = {"reconstruction": 1.0, "texture": 0.0, "perceptual": 0.0, "adversarial": 0.0}
     if judges:
-        weights |= {"texture": 0.01, "perceptual": 0.05, "adversarial": 0.01}
+        weights |= {"texture": 0.005, "perceptual": 0.005, "adversarial": 0.01}
     more = _rates(size) | ({"truth_share": 0.0} if "not shown" in name or feeds(name) else {})
     task = ReferenceSuperResolution(network, **judges, weights=weights, **more)
     return _fitted(task, part, scale, seed, size)

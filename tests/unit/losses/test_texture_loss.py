@@ -14,9 +14,8 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def test_a_gram_matrix_is_the_mean_product_of_channels() -> None:
     features = torch.tensor([[[[1.0, 2.0]], [[3.0, -1.0]]]])
     assert gram(features).tolist() == [[[2.5, 0.5], [0.5, 5.0]]]
-    # Of the place with weight 2 and none of the other, a constant weight cancels out.
-    assert gram(features, torch.tensor([[[[2.0, 0.0]]]])).tolist() == [[[1.0, 3.0], [3.0, 9.0]]]
-    torch.testing.assert_close(gram(features, torch.full((1, 1, 1, 2), 0.3)), gram(features))
+    # Four times the first place, nothing of the second, over both.
+    assert gram(features, torch.tensor([[[[2.0, 0.0]]]])).tolist() == [[[2.0, 6.0], [6.0, 18.0]]]
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])
@@ -45,18 +44,27 @@ def test_without_trust_there_is_neither_loss_nor_gradient() -> None:
 def test_only_trusted_places_count_on_both_sides() -> None:
     made, wanted, trust = drawn(1, 3, 4, 4), drawn(1, 3, 4, 4, seed=1), torch.zeros(1, 1, 4, 4)
     trust[..., :2] = 1
-    expected = texture_loss({"x1": made[..., :2]}, {"x1": wanted[..., :2]})
+    # Half the places are left on both sides, of Gram matrices that are means over all.
+    left = [gram(image[..., :2]) / 2 for image in (made, wanted)]
+    expected = (left[0] - left[1]).square().mean() / 4 / gram(wanted).square().mean()
     torch.testing.assert_close(texture_loss({"x1": made}, {"x1": wanted}, trust), expected)
     torch.testing.assert_close(texture_loss({"x1": made}, {"x1": wanted}, {"x1": trust}), expected)
     # A map of trust on the coarse grid serves finer levels too.
     large = {"x2": made.repeat_interleave(2, -1).repeat_interleave(2, -2)}, {"x2": drawn(1, 3, 8, 8, seed=2)}
-    torch.testing.assert_close(texture_loss(*large, torch.full((1, 1, 4, 4), 0.7)), texture_loss(*large))
+    half = texture_loss(*large, torch.full((1, 1, 4, 4), 0.5))
+    torch.testing.assert_close(half, texture_loss(*large) / 16)
 
 
-def test_the_symmetric_form_is_a_quarter_of_the_mean_squared_difference_over_levels() -> None:
+def test_the_symmetric_form_is_a_quarter_of_the_squared_difference_over_that_of_the_wanted() -> None:
     one = {"a": torch.full((1, 1, 2, 2), 2.0), "b": torch.full((1, 1, 1, 1), 3.0)}
-    other = {"a": torch.full((1, 1, 2, 2), 1.0), "b": torch.full((1, 1, 1, 1), 1.0)}
-    assert float(texture_loss(one, other)) == pytest.approx(((4 - 1) ** 2 + (9 - 1) ** 2) / 4 / 2)
+    other = {"a": torch.full((1, 1, 2, 2), 1.0), "b": torch.full((1, 1, 1, 1), 2.0)}
+    assert float(texture_loss(one, other)) == pytest.approx(((4 - 1) ** 2 + (9 - 4) ** 2 / 4**2) / 4 / 2)
+
+
+def test_no_image_of_a_batch_outweighs_the_others_by_its_contrast() -> None:
+    made, wanted = drawn(1, 3, 8, 8), drawn(1, 3, 8, 8, seed=1)
+    loud = {"a": torch.cat([made, 10 * made])}, {"a": torch.cat([wanted, 10 * wanted])}
+    torch.testing.assert_close(texture_loss(*loud), texture_loss({"a": made}, {"a": wanted}))
 
 
 def test_the_printed_form_weighs_one_side_and_sums() -> None:
