@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
-import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +25,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
+from runs import Ledger, parser, quieten
+
 WEIGHTS = (0.001, 0.01, 0.1, 1.0)
 CAAE_IMAGE, CAAE_CODE = 0.01, 0.01
 """Weights of the tied system's adversarial terms where they are on."""
@@ -35,52 +34,48 @@ CAAE_IMAGE, CAAE_CODE = 0.01, 0.01
 
 def main() -> None:
     args = _arguments()
-    args.work.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(args.work, args.minutes)
     if not args.show:
-        warnings.filterwarnings("ignore")
-        _run(args)
+        quieten()
+        _run(args, ledger)
         return
     from branches.tables import draw, summary
 
-    rows, pools = _read(args.work / "rows.jsonl"), _read(args.work / "pools.jsonl")
+    rows, pools = ledger.rows(), ledger.rows("pools")
     if rows:
         sys.stdout.write(summary(rows, pools) + "\n")
         if args.figures:
             draw(rows, pools, args.work, args.figures)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace, ledger: Ledger) -> None:
     import torch
     from branches.data import real, sample
     from branches.judge import SHOWN, Judge
     from branches.systems import FULL, Size, train
 
     torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "rsgeo_gan"):  # set by Lightning when it is imported
-        logging.getLogger(name).setLevel(logging.ERROR)
     size = FULL if args.full else Size(steps=args.steps, side_px=args.side)
     if args.data == "sample":
         data = sample(args.work, size.side_px, args.scene)
     else:
         data = real(args.work, args.folder, size.side_px)
     judge = Judge(data, args.judge_epochs)
-    deadline = time.monotonic() + 60 * args.minutes
     (args.work / "made").mkdir(exist_ok=True)
-    for part, cell in _cells(args):
-        wanted = {"data": args.data, "part": part, **asdict(cell), "name": _name(cell), "size": asdict(size)}
-        if any(all(row[key] == wanted[key] for key in wanted) for row in _read(args.work / "rows.jsonl")):
-            continue
-        if time.monotonic() > deadline:
-            sys.stderr.write("stopped by --minutes; run again to go on\n")
-            return
+
+    def key(of: tuple[str, Any]) -> dict[str, Any]:
+        part, cell = of
+        return {"data": args.data, "part": part, **asdict(cell), "name": _name(cell), "size": asdict(size)}
+
+    for (part, cell), wanted in ledger.missing(_cells(args), key):
         try:
             task, seconds = train(cell, data, size)
         except Exception as error:
-            _append(args.work / "failed.jsonl", wanted | {"error": str(error)[:300]})
+            ledger.append(wanted | {"error": str(error)[:300]}, "failed")
             sys.stderr.write(f"{part} {wanted['name']} {cell.optimizer} {cell.lr:g}: {error}\n")
             continue
         scores, made = judge(task)
-        _append(args.work / "rows.jsonl", wanted | scores | {"seconds": round(seconds)})
+        ledger.append(wanted | scores | {"seconds": round(seconds)})
         torch.save(made, _made(args.work, wanted))
         if cell.seed == 0 and part == "weights":
             torch.save(
@@ -91,16 +86,16 @@ def _run(args: argparse.Namespace) -> None:
             f"{part} {wanted['name']} {cell.optimizer} {cell.lr:g} seed {cell.seed}, {seconds:.0f} s: "
             f"L1 {scores['l1']:.4f}, FD {scores['fd']:.2f}\n"
         )
-        _judge_pools(args, judge, asdict(size))
+        _judge_pools(args, ledger, judge, asdict(size))
 
 
-def _judge_pools(args: argparse.Namespace, judge: Any, size: dict[str, Any]) -> None:
+def _judge_pools(args: argparse.Namespace, ledger: Ledger, judge: Any, size: dict[str, Any]) -> None:
     """Judge every pool whose trainings are all there."""
     import torch
 
-    rows = [row for row in _read(args.work / "rows.jsonl") if row["part"] == "weights" and row["size"] == size]
+    rows = [row for row in ledger.rows() if row["part"] == "weights" and row["size"] == size]
     cells = [cell for part, cell in _cells(args) if part == "weights"]
-    judged = {json.dumps([pool["data"], *pool["pool"]]) for pool in _read(args.work / "pools.jsonl")}
+    judged = {json.dumps([pool["data"], *pool["pool"]]) for pool in ledger.rows("pools")}
     for pool in dict.fromkeys(cell.pool for cell in cells):
         names = {_name(cell) for cell in cells if cell.pool == pool}
         mine = [
@@ -112,7 +107,7 @@ def _judge_pools(args: argparse.Namespace, judge: Any, size: dict[str, Any]) -> 
             continue
         sets = [torch.load(_made(args.work, row), weights_only=True) for row in mine]
         found = judge.together([row["name"] for row in mine], sets, [row["fd"] for row in mine])
-        _append(args.work / "pools.jsonl", {"data": args.data, "pool": list(pool), **found})
+        ledger.append({"data": args.data, "pool": list(pool), **found}, "pools")
 
 
 def _cells(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
@@ -144,33 +139,16 @@ def _made(work: Path, row: dict[str, Any]) -> Path:
     return work / "made" / f"{'-'.join(parts)}-{row['seed']}-{side}px-{steps}.pt".replace(" ", "_")
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder of chips, rows and what was made")
-    parser.add_argument("--data", choices=("sample", "real"), default="sample")
-    parser.add_argument("--folder", type=Path, help="folder of the scenes, with --data real")
-    parser.add_argument("--weights", nargs="*", type=float, default=WEIGHTS, help="adversarial weights")
-    parser.add_argument("--optimizers", nargs="*", choices=("adam", "sgd"), default=["adam", "sgd"])
-    parser.add_argument("--rates", type=int, choices=(1, 2, 3), default=3, help="learning rates; 1: the middle one")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=800, help="batches of every training")
-    parser.add_argument("--side", type=int, choices=(32, 64, 128), default=32, help="side of the chips, pixels")
-    parser.add_argument("--scene", type=int, default=1024, help="side of the invented scenes, pixels")
-    parser.add_argument("--judge-epochs", type=int, default=20, help="epochs of the judge behind NRDS")
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no further training after this time")
-    parser.add_argument("--full", action="store_true", help="standard sizes, for a GPU")
-    parser.add_argument("--show", action="store_true", help="train nothing, show what there is")
-    parser.add_argument("--figures", type=Path, help="folder for the figures")
-    return parser.parse_args()
+    found = parser(__doc__, steps=800)
+    found.add_argument("--data", choices=("sample", "real"), default="sample")
+    found.add_argument("--weights", nargs="*", type=float, default=WEIGHTS, help="adversarial weights")
+    found.add_argument("--optimizers", nargs="*", choices=("adam", "sgd"), default=["adam", "sgd"])
+    found.add_argument("--rates", type=int, choices=(1, 2, 3), default=3, help="learning rates; 1: the middle one")
+    found.add_argument("--side", type=int, choices=(32, 64, 128), default=32, help="side of the chips, pixels")
+    found.add_argument("--scene", type=int, default=1024, help="side of the invented scenes, pixels")
+    found.add_argument("--judge-epochs", type=int, default=20, help="epochs of the judge behind NRDS")
+    return found.parse_args()
 
 
 if __name__ == "__main__":

@@ -13,12 +13,9 @@ trains standard sizes on a GPU.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +24,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
+from runs import Ledger, parser, quieten
+
 CHIPS = (64, 8)
 CLASSES = (2,)
 FULL_CHIPS = (0, 64, 16, 4)
@@ -34,15 +33,14 @@ FULL_CHIPS = (0, 64, 16, 4)
 
 def main() -> None:
     args = _arguments()
-    args.work.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(args.work, args.minutes)
     if not args.show:
-        warnings.filterwarnings("ignore")
-        _run(args)
+        quieten()
+        _run(args, ledger)
         return
     from few.tables import summary
 
-    rows = _rows(args.work)
-    if rows:
+    if rows := ledger.rows():
         sys.stdout.write(summary(rows) + "\n")
         if args.figures:
             from few.pictures import draw
@@ -50,15 +48,13 @@ def main() -> None:
             draw(rows, args.work, args.figures)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace, ledger: Ledger) -> None:
     import torch
     from few.data import sample, terramesh
     from few.judge import Judge
     from few.systems import FULL, Size, train
 
     torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "rsgeo_gan"):  # set by Lightning when it is imported
-        logging.getLogger(name).setLevel(logging.ERROR)
     size = FULL if args.full else Size(steps=args.steps)
     scene = 4096 if args.full else 1024
     data = (
@@ -67,22 +63,15 @@ def _run(args: argparse.Namespace) -> None:
         else terramesh(args.work, args.folder, size.side_px)
     )
     judge = Judge(data)
-    deadline = time.monotonic() + 60 * args.minutes
-    for cell in _cells(args):
-        if 0 < len(data.classes) <= cell.classes:
-            continue  # that is all of them
-        wanted = {"data": args.data, **asdict(cell), "size": asdict(size)}
-        if any(all(row[key] == wanted[key] for key in wanted) for row in _rows(args.work)):
-            continue
-        if time.monotonic() > deadline:
-            sys.stderr.write("stopped by --minutes; run again to go on\n")
-            return
+    # As many classes as there are, or more, are all of them.
+    cells = (cell for cell in _cells(args) if not 0 < len(data.classes) <= cell.classes)
+    about = {"data": args.data, "size": asdict(size)}
+    for cell, wanted in ledger.missing(cells, lambda cell: about | asdict(cell)):
         task, seconds = train(cell, judge.split(cell), size)
         start = time.process_time()
         scores, shown = judge(task, cell)
         row = wanted | scores | {"seconds": round(seconds), "judged_seconds": round(time.process_time() - start)}
-        with (args.work / "rows.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        ledger.append(row)
         if cell.seed == 0:
             part = f"{cell.architecture} {cell.classes or 'all'} classes {cell.per_class or 'all'} chips"
             content = {"part": part, "setting": cell.setting, "potential": row["potential_g"], **shown}
@@ -110,26 +99,13 @@ def _cells(args: argparse.Namespace) -> Iterator[Any]:
     yield from part(0, ("UR only", "ER only"))
 
 
-def _rows(work: Path) -> list[dict[str, Any]]:
-    path = work / "rows.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder of chips and rows")
-    parser.add_argument("--data", choices=("sample", "terramesh"), default="sample")
-    parser.add_argument("--folder", type=Path, help="folder of the TerraMesh tiles, with --data terramesh")
-    parser.add_argument("--architectures", nargs="*", default=("style", "relativistic"))
-    parser.add_argument("--chips", nargs="*", type=int, help="most training chips of a class; 0 for all")
-    parser.add_argument("--classes", nargs="*", type=int, default=CLASSES, help="fewer classes, after all of them")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600, help="batches of every training")
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no further training after this time")
-    parser.add_argument("--full", action="store_true", help="standard sizes, for a GPU")
-    parser.add_argument("--show", action="store_true", help="train nothing, show what there is")
-    parser.add_argument("--figures", type=Path, help="folder for the figures, with --show")
-    return parser.parse_args()
+    found = parser(__doc__, steps=600)
+    found.add_argument("--data", choices=("sample", "terramesh"), default="sample")
+    found.add_argument("--architectures", nargs="*", default=("style", "relativistic"))
+    found.add_argument("--chips", nargs="*", type=int, help="most training chips of a class; 0 for all")
+    found.add_argument("--classes", nargs="*", type=int, default=CLASSES, help="fewer classes, after all of them")
+    return found.parse_args()
 
 
 if __name__ == "__main__":

@@ -12,18 +12,16 @@ are of one thread: set OMP_NUM_THREADS=1. `--full` trains standard networks on a
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import os
 import sys
-import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
+
+from runs import Ledger, chosen, parser, quieten
 
 if TYPE_CHECKING:
     from sharp.judge import Judge
@@ -37,23 +35,20 @@ ALIEN, ORIGIN = "satellogic", "boadella"
 
 def main() -> None:
     args = _arguments()
-    args.work.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(args.work, args.minutes)
     if not args.show:
-        warnings.filterwarnings("ignore")
-        for name in ("lightning.pytorch", "lightning", "rsgeo_gan"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        _run(args)
+        quieten()
+        _run(args, ledger)
         return
     from sharp.tables import draw, summary
 
-    rows = _rows(args.work)
-    if rows:
+    if rows := ledger.rows():
         sys.stdout.write(summary(rows) + "\n")
         if args.figures:
             draw(rows, args.work, args.figures)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace, ledger: Ledger) -> None:
     import torch
     from sharp.data import load
     from sharp.judge import Judge
@@ -61,42 +56,36 @@ def _run(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     size = FULL if args.full else Size(steps=args.steps)
-    deadline = time.monotonic() + 60 * args.minutes
     data = {name: scaled(load(name, args.folder, args.work)) for name in args.scenes}
     judges = {name: Judge(found) for name, found in data.items()}
     if ORIGIN in args.scenes:
         alien = scaled(load(ALIEN, args.folder, args.work))
         data[ALIEN] = alien
         judges[ALIEN] = Judge(alien)
-    names = args.rungs or [*RUNGS, *CONTROLS]
-    unknown = sorted(set(names) - {*RUNGS, *CONTROLS})
-    if unknown:
-        raise SystemExit(f"Unknown rungs {unknown}: expected some of {', '.join([*RUNGS, *CONTROLS])}.")
-    for seed in range(args.seeds):  # Seeds outermost, so that a run that is stopped leaves whole comparisons.
-        for scene in args.scenes:
-            for name in names:
-                cell = {"scene": scene, "rung": name, "seed": seed, "size": asdict(size)}
-                if any(all(row[key] == cell[key] for key in cell) for row in _rows(args.work)):
-                    continue
-                if time.monotonic() > deadline:
-                    sys.stderr.write("stopped by --minutes; run again to go on\n")
-                    return
-                if name != "bicubic" or seed == 0:
-                    _cell(cell, data, judges, size, args.work)
+    # Seeds outermost, so that a run that is stopped leaves whole comparisons.
+    cells = (
+        {"scene": scene, "rung": name, "seed": seed, "size": asdict(size)}
+        for seed in range(args.seeds)
+        for scene in args.scenes
+        for name in chosen(args.rungs, [*RUNGS, *CONTROLS])
+        if name != "bicubic" or seed == 0
+    )
+    for cell, _ in ledger.missing(cells, dict):
+        _cell(cell, data, judges, size, ledger)
 
 
-def _cell(cell: dict[str, Any], data: dict[str, Scaled], judges: dict[str, Judge], size: Size, work: Path) -> None:
+def _cell(cell: dict[str, Any], data: dict[str, Scaled], judges: dict[str, Judge], size: Size, ledger: Ledger) -> None:
     """Train and judge one network; keep its pictures where it is the first of its kind."""
     import torch
     from sharp.systems import train
 
-    scene, name, seed = cell["scene"], cell["rung"], cell["seed"]
+    scene, name, seed, work = cell["scene"], cell["rung"], cell["seed"], ledger.work
     network, seconds = train(name, data[scene], seed, size, _content(name, scene, seed, data, size, work))
     judge = judges[scene]
     row = cell | {"scores": judge(name, network), "seconds": round(seconds, 1), "notes": data[scene].scene.notes}
     row |= {"range": judge.range, "backend": judge.backend.name, "tiles": len(judge.corners)}
     row |= {"parameters": sum(p.numel() for p in network.parameters())}
-    _append(work, row)
+    ledger.append(row)
     first = row["scores"].get("", row["scores"].get("other"))
     sys.stderr.write(f"{scene} {name} {seed} {seconds:.0f} s: {first['psnr_db']:.2f} dB\n")
     if name == "SRResNet":
@@ -106,7 +95,7 @@ def _cell(cell: dict[str, Any], data: dict[str, Scaled], judges: dict[str, Judge
     if scene == ORIGIN:
         other = judges[ALIEN]
         row |= {"scene": ALIEN, "scores": other(name, network), "notes": data[ALIEN].scene.notes, "range": other.range}
-        _append(work, row | {"tiles": len(other.corners)})
+        ledger.append(row | {"tiles": len(other.corners)})
         if seed == 0:
             torch.save(other.pictures(name, network), work / f"strip-{ALIEN}-{name}.pt".replace(" ", "_"))
 
@@ -127,31 +116,13 @@ def _content(name: str, scene: str, seed: int, data: dict[str, Scaled], size: Si
     return found.eval()
 
 
-def _append(work: Path, row: dict[str, Any]) -> None:
-    with (work / "rows.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _rows(work: Path) -> list[dict[str, Any]]:
-    path = work / "rows.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder of scenes, rows and pictures")
-    parser.add_argument("--folder", type=Path, help="folder of the public samples")
-    parser.add_argument("--scenes", nargs="*", default=LEARNT, choices=LEARNT)
-    parser.add_argument("--rungs", nargs="*", help="default: all rungs and controls")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400, help="batches of a training of a plain rung")
-    parser.add_argument("--minutes", type=float, default=40.0, help="begin no further training after this time")
-    parser.add_argument("--full", action="store_true", help="standard sizes, for a GPU")
-    parser.add_argument("--show", action="store_true", help="train nothing, show what there is")
-    parser.add_argument("--figures", type=Path, help="folder for the figures")
-    found = parser.parse_args()
+    made = parser(__doc__, steps=600, minutes=40.0)
+    made.add_argument("--scenes", nargs="*", default=LEARNT, choices=LEARNT)
+    made.add_argument("--rungs", nargs="*", help="default: all rungs and controls")
+    found = made.parse_args()
     if not found.show and found.folder is None:
-        parser.error("--folder is needed to run: the folder of the public samples")
+        made.error("--folder is needed to run: the folder of the public samples")
     return found
 
 
