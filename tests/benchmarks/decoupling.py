@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runs import Ledger, parser, quieten
+from runs import Ledger, parser, study
 
 WEIGHTS = (0.001, 0.01, 0.1, 1.0)
 CAAE_IMAGE, CAAE_CODE = 0.01, 0.01
@@ -34,18 +34,16 @@ CAAE_IMAGE, CAAE_CODE = 0.01, 0.01
 
 def main() -> None:
     args = _arguments()
-    ledger = Ledger(args.work, args.minutes)
-    if not args.show:
-        quieten()
-        _run(args, ledger)
-        return
+    study(args, _run, _show)
+
+
+def _show(args: argparse.Namespace, ledger: Ledger) -> None:
     from branches.tables import draw, summary
 
     rows, pools = ledger.rows(), ledger.rows("pools")
-    if rows:
-        sys.stdout.write(summary(rows, pools) + "\n")
-        if args.figures:
-            draw(rows, pools, args.work, args.figures)
+    sys.stdout.write(summary(rows, pools) + "\n")
+    if args.figures:
+        draw(rows, pools, args.work, args.figures)
 
 
 def _run(args: argparse.Namespace, ledger: Ledger) -> None:

@@ -23,21 +23,21 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runs import Ledger, chosen, parser
+from runs import Ledger, chosen, parser, study
 
 
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
-    ledger = Ledger(args.work, args.minutes)
-    if not args.show:
-        _run(args, ledger)
-        return
+    study(args, _run, _show)
+
+
+def _show(args: argparse.Namespace, ledger: Ledger) -> None:
     from bands.tables import draw, summary
 
-    if rows := ledger.rows():
-        sys.stdout.write(summary(rows) + "\n")
-        if args.figures:
-            draw(rows, args.work, args.figures)
+    rows = ledger.rows()
+    sys.stdout.write(summary(rows) + "\n")
+    if args.figures:
+        draw(rows, args.work, args.figures)
 
 
 def _run(args: argparse.Namespace, ledger: Ledger) -> None:

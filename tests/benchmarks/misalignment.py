@@ -22,24 +22,23 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runs import Ledger, chosen, parser, quieten
+from runs import Ledger, chosen, parser, study
 
 LEVELS = (0.0, 2.0, 4.0)
 
 
 def main() -> None:
     args = _arguments()
-    ledger = Ledger(args.work, args.minutes)
-    if not args.show:
-        quieten()
-        _run(args, ledger)
-        return
+    study(args, _run, _show)
+
+
+def _show(args: argparse.Namespace, ledger: Ledger) -> None:
     from crooked.tables import draw, summary
 
-    if rows := ledger.rows():
-        sys.stdout.write(summary(rows) + "\n")
-        if args.figures:
-            draw(rows, args.work, args.figures)
+    rows = ledger.rows()
+    sys.stdout.write(summary(rows) + "\n")
+    if args.figures:
+        draw(rows, args.work, args.figures)
 
 
 def _run(args: argparse.Namespace, ledger: Ledger) -> None:

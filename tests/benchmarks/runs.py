@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
+import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,37 @@ def chosen(names: list[str] | None, known: Iterable[str], default: Iterable[str]
     if unknown := sorted(set(found) - set(allowed)):
         raise SystemExit(f"Unknown names {unknown}: expected some of {', '.join(allowed)}.")
     return found
+
+
+def study(
+    args: argparse.Namespace,
+    run: Callable[[argparse.Namespace, Ledger], None],
+    show: Callable[[argparse.Namespace, Ledger], None],
+) -> None:
+    """Run a study, or show what there is of it."""
+    ledger = Ledger(args.work, args.minutes)
+    if not args.show:
+        quieten()
+        run(args, ledger)
+    elif ledger.rows():
+        show(args, ledger)
+
+
+def spread(values: Sequence[float], decimals: int, factor: float = 1.0, none: str = "-") -> str:
+    """Return mean ± standard deviation of what is finite, and of how many that is where some are not.
+
+    Args:
+        values: One for each training.
+        decimals: After the point.
+        factor: Multiplies the values.
+        none: What is said when nothing is finite.
+    """
+    found = [factor * value for value in values if math.isfinite(value)]
+    if not found:
+        return none
+    lacking = f" ({len(found)} of {len(values)})" if len(found) < len(values) else ""
+    more = f" ± {statistics.stdev(found):.{decimals}f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.{decimals}f}{more}{lacking}"
 
 
 def quieten() -> None:

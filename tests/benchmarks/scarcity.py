@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runs import Ledger, parser, quieten
+from runs import Ledger, parser, study
 
 CHIPS = (64, 8)
 CLASSES = (2,)
@@ -33,19 +33,18 @@ FULL_CHIPS = (0, 64, 16, 4)
 
 def main() -> None:
     args = _arguments()
-    ledger = Ledger(args.work, args.minutes)
-    if not args.show:
-        quieten()
-        _run(args, ledger)
-        return
+    study(args, _run, _show)
+
+
+def _show(args: argparse.Namespace, ledger: Ledger) -> None:
     from few.tables import summary
 
-    if rows := ledger.rows():
-        sys.stdout.write(summary(rows) + "\n")
-        if args.figures:
-            from few.pictures import draw
+    rows = ledger.rows()
+    sys.stdout.write(summary(rows) + "\n")
+    if args.figures:
+        from few.pictures import draw
 
-            draw(rows, args.work, args.figures)
+        draw(rows, args.work, args.figures)
 
 
 def _run(args: argparse.Namespace, ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runs import Ledger, chosen, parser, quieten
+from runs import Ledger, chosen, parser, study
 
 if TYPE_CHECKING:
     from sharp.judge import Judge
@@ -35,17 +35,16 @@ ALIEN, ORIGIN = "satellogic", "boadella"
 
 def main() -> None:
     args = _arguments()
-    ledger = Ledger(args.work, args.minutes)
-    if not args.show:
-        quieten()
-        _run(args, ledger)
-        return
+    study(args, _run, _show)
+
+
+def _show(args: argparse.Namespace, ledger: Ledger) -> None:
     from sharp.tables import draw, summary
 
-    if rows := ledger.rows():
-        sys.stdout.write(summary(rows) + "\n")
-        if args.figures:
-            draw(rows, args.work, args.figures)
+    rows = ledger.rows()
+    sys.stdout.write(summary(rows) + "\n")
+    if args.figures:
+        draw(rows, args.work, args.figures)
 
 
 def _run(args: argparse.Namespace, ledger: Ledger) -> None:

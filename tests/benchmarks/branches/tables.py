@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runs import spread
+
 Row = dict[str, Any]
 
 SCORES = {
@@ -47,7 +49,7 @@ def summary(rows: Sequence[Row], pools: Sequence[Row]) -> str:
             lines.append(f"\n{mode}, largest over smallest across weights: {', '.join(swings)}")
     agreements = [pool["agreement_fd"] for pool in pools]
     if agreements:
-        lines.append(f"\nRank agreement of NRDS and FD, mean of {len(agreements)} pools: {_spread(agreements, 2)}")
+        lines.append(f"\nRank agreement of NRDS and FD, mean of {len(agreements)} pools: {spread(agreements, 2)}")
     both = [r for r in rows if r["part"] == "caae"]
     if both:
         lines += ["\n### Tied, discriminators on and off\n", _head("D_img | D_z", CAAE)]
@@ -159,7 +161,7 @@ def _cells(rows: Sequence[Row], scores: dict[str, tuple[str, int]]) -> str:
     cells = []
     for name, (_, decimals) in scores.items():
         values = [row[name] for row in rows if _known(row, name)]
-        cells.append(_spread(values, decimals) if values else "")
+        cells.append(spread(values, decimals) if values else "")
     return " | ".join(cells)
 
 
@@ -170,10 +172,3 @@ def _swing(rows: Sequence[Row], mode: str, name: str) -> str:
         if values:
             means.append(statistics.mean(values))
     return f"{max(means) / max(min(means), 1e-9):.2f}" if len(means) > 1 else "?"
-
-
-def _spread(values: Sequence[float], decimals: int) -> str:
-    mean = statistics.mean(values)
-    return (
-        f"{mean:.{decimals}f} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else f"{mean:.{decimals}f}"
-    )

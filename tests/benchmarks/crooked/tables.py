@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from runs import spread
 
 Row = dict[str, Any]
 
@@ -39,13 +40,15 @@ def summary(rows: Sequence[Row]) -> str:
         for system in names:
             mine = [row for row in group if row["system"] == system]
             cells = [
-                _spread([row[name] for row in mine], decimals) + ("*" if stars[name] == system else "")
+                spread([row[name] for row in mine], decimals) + ("*" if stars[name] == system else "")
                 for name, (_, decimals, _) in SCORES.items()
                 if name in first
             ]
             off = [max(abs(float(v)) for v in row["drift_px"]) for row in mine]
             seconds = round(statistics.mean(row["seconds"] for row in mine))
-            lines.append(f"| {system} | {' | '.join(cells)} | {_spread(off, 2)} | {seconds} | {len(mine)} |")
+            lines.append(
+                f"| {system} | {' | '.join(cells)} | {spread(off, 2, none='not found')} | {seconds} | {len(mine)} |"
+            )
     responses = [row for row in rows if "response" in row]
     if responses:
         lines += ["\n### Shift response of trained source encoders, k = 1, 2, 3, 8 px\n"]
@@ -142,15 +145,3 @@ def _best(group: Sequence[Row], score: str) -> str | None:
         return None
     gap = abs(found[first][0] - found[others[0]][0])
     return first if gap > max(found[first][1], found[others[0]][1]) else None
-
-
-def _spread(values: Sequence[float], decimals: int) -> str:
-    """Mean ± deviation of what is finite; a drift is not when nothing could be matched."""
-    found = [value for value in values if math.isfinite(value)]
-    if not found:
-        return "not found"
-    lacking = f" ({len(found)} of {len(values)})" if len(found) < len(values) else ""
-    mean = statistics.mean(found)
-    if len(found) == 1:
-        return f"{mean:.{decimals}f}{lacking}"
-    return f"{mean:.{decimals}f} ± {statistics.stdev(found):.{decimals}f}{lacking}"

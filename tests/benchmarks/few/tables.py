@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from runs import spread
+
 Row = dict[str, Any]
 
 SCORES = {
@@ -84,7 +86,7 @@ def summary(rows: Sequence[Row]) -> str:
         for setting in SETTINGS:
             mine = [row for row in group if row["setting"] == setting]
             if mine:
-                cells = [_spread([row[name] for row in mine], digits) for name, (_, digits) in SCORES.items()]
+                cells = [spread([row[name] for row in mine], digits) for name, (_, digits) in SCORES.items()]
                 lines.append(f"| {setting} | {' | '.join(cells)} | {len(mine)} |")
         for setting in SETTINGS[1:]:
             cells = [_difference(paired(group, setting, name), digits) for name, (_, digits) in SCORES.items()]
@@ -113,7 +115,7 @@ def _use(rows: Sequence[Row]) -> list[str]:
             mine = [row for row in group if row["setting"] == setting]
             if not mine:
                 continue
-            cells = [_spread([row[name] for row in mine], 3) for name in USE]
+            cells = [spread([row[name] for row in mine], 3) for name in USE]
             cells.append(_difference([row["accuracy_both"] - row["accuracy_real"] for row in mine], 3))
             lines.append(
                 f"| {data} | {architecture} | {classes or 'all'} | {chips or 'all'} | {setting} | {' | '.join(cells)} "
@@ -124,11 +126,6 @@ def _use(rows: Sequence[Row]) -> list[str]:
 
 def _head(first: str, heads: Sequence[str]) -> str:
     return f"| {first} | {' | '.join(heads)} | seeds |\n" + "|---" * (len(heads) + first.count("|") + 2) + "|"
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = statistics.mean(values)
-    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else f"{mean:.{digits}f}"
 
 
 def _difference(values: Sequence[float], digits: int) -> str:

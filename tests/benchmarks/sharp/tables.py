@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runs import spread
+
 Row = dict[str, Any]
 
 SCORES = {
@@ -47,7 +49,7 @@ def summary(rows: Sequence[Row]) -> str:
         lines.append(f"| rung | {' | '.join(SCORES[name][0] for name in scores)} | s | seeds |")
         lines.append("|---" * (len(scores) + 3) + "|")
         for rung in dict.fromkeys(row["rung"] for row in mine):
-            cells = [_spread(_values(mine, rung, name), *_form(name)) for name in scores]
+            cells = [spread(_values(mine, rung, name), *_form(name)) for name in scores]
             own = [row for row in mine if row["rung"] == rung]
             seconds = statistics.mean(row["seconds"] for row in own)
             lines.append(f"| {rung} | {' | '.join(cells)} | {seconds:.0f} | {len(own)} |")
@@ -67,9 +69,9 @@ def _references(rows: Sequence[Row]) -> list[str]:
         cells = []
         for rung in rungs:
             found = [row["scores"][kind] for row in rows if row["rung"] == rung]
-            cells.append(" / ".join(_spread([v[name] for v in found], *_form(name)) for name in ("psnr_db", "fdist")))
+            cells.append(" / ".join(spread([v[name] for v in found], *_form(name)) for name in ("psnr_db", "fdist")))
         gated = [row["scores"][kind] for row in rows if row["rung"] == "SRNTT-l2"]
-        more = [_spread([v[name] for v in gated], 2, 1) if gated else "" for name in ("similarity", "gate")]
+        more = [spread([v[name] for v in gated], 2, 1) if gated else "" for name in ("similarity", "gate")]
         lines.append(f"| {kind} | {' | '.join(cells)} | {' | '.join(more)} |")
     return lines
 
@@ -189,11 +191,3 @@ def _form(score: str) -> tuple[int, float]:
 
 def _deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _spread(values: Sequence[float], decimals: int, factor: float) -> str:
-    found = [factor * value for value in values if math.isfinite(value)]
-    if not found:
-        return "-"
-    mean = f"{statistics.mean(found):.{decimals}f}"
-    return mean if len(found) == 1 else f"{mean} ± {statistics.stdev(found):.{decimals}f}"
