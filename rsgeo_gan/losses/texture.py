@@ -31,7 +31,9 @@ def gram(features: Tensor, weight: Tensor | None = None) -> Tensor:
     flat = features.float().flatten(2)
     if weight is not None:
         flat = flat * weight.float().flatten(2)
-    return flat @ flat.transpose(1, 2) / flat.shape[-1]
+    # A product would be rounded to half its digits under mixed precision.
+    with torch.autocast(flat.device.type, enabled=False):
+        return flat @ flat.transpose(1, 2) / flat.shape[-1]
 
 
 def texture_loss(

@@ -33,7 +33,7 @@ def constrain(
     scale: int,
     form: Form = "local",
     mask: Tensor | None = None,
-    mtf: float = MTF,
+    mtf: float | None = MTF,
 ) -> Tensor:
     """Bring the low frequencies of a refined image to those of the measurement.
 
@@ -50,7 +50,7 @@ def constrain(
         form: Which constraint.
         mask: Validity of the measurement, shape (B, 1, h, w); nothing is corrected where it is 0, except by the
             Fourier forms, for which gaps are filled.
-        mtf: Transfer at Nyquist, of the `mtf` form.
+        mtf: Transfer at Nyquist, of the `mtf` form; plain means when None.
 
     Returns:
         Image, shape and dtype of `image`, not clipped.
@@ -72,13 +72,13 @@ def constrain(
         wide = wide + repeat_up(_where(known - coarsen(wide, scale), mask), scale)
     elif form == "mtf":
         for _ in range(_STEPS):
-            wide = wide + upsample(_where(known - coarsen(wide, scale, mtf), mask), scale)
+            wide = wide + upsample(_where(known - _seen(wide, scale, mtf, mask), mask), scale)
     else:
         wide = wide + low_pass(upsample(known, scale) - wide, scale, form)
     return wide.to(image.dtype)
 
 
-def constraint_radius_px(form: Form, scale: int, mtf: float = MTF) -> int | None:
+def constraint_radius_px(form: Form, scale: int, mtf: float | None = MTF) -> int | None:
     """Coarse pixels that a constraint looks beyond a pixel's own; None for the whole image."""
     if form == "local":
         return 0
@@ -97,22 +97,34 @@ def low_pass(image: Tensor, scale: int, form: Form = "fourier") -> Tensor:
         Shape of `image`.
     """
     height, width = image.shape[-2:]
-    weight = _response(height, width, scale, form).to(image)
+    weight = _response(height, width, scale, form, image.dtype, image.device)
     return torch.fft.irfft2(torch.fft.rfft2(image) * weight, s=(height, width))
 
 
 @cache
-def _response(height: int, width: int, scale: int, form: Form) -> Tensor:
+def _response(height: int, width: int, scale: int, form: Form, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Mask of the spectrum by its distance from the cut-off, shape (H, W // 2 + 1)."""
-    rows, cols = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
-    ratio = torch.hypot(rows[:, None], cols) * 2 * scale
-    if form == "fourier":
-        return (ratio <= 1).double()
-    if form == "butterworth":
-        return 1 / (1 + ratio ** (2 * _ORDER))
-    if form == "gaussian":
-        return 0.5 ** (ratio**2)
-    return torch.sigmoid((1 - ratio) / _EDGE)
+    # What is made in inference mode could not be learned through later.
+    with torch.inference_mode(False):
+        rows, cols = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
+        ratio = torch.hypot(rows[:, None], cols) * 2 * scale
+        if form == "fourier":
+            passed = (ratio <= 1).double()
+        elif form == "butterworth":
+            passed = 1 / (1 + ratio ** (2 * _ORDER))
+        elif form == "gaussian":
+            passed = 0.5 ** (ratio**2)
+        else:
+            passed = torch.sigmoid((1 - ratio) / _EDGE)
+        return passed.to(device, dtype)
+
+
+def _seen(image: Tensor, scale: int, mtf: float | None, mask: Tensor | None) -> Tensor:
+    """Show an image as the sensor would that made the measurement, which lets invalid pixels have no weight."""
+    if mask is None:
+        return coarsen(image, scale, mtf)
+    fine = repeat_up((mask > 0).to(image), scale)
+    return coarsen(image * fine, scale, mtf) / coarsen(fine, scale, mtf).clamp_min(1e-6)
 
 
 def _where(residual: Tensor, mask: Tensor | None) -> Tensor:
@@ -127,7 +139,7 @@ class Constrained(nn.Module):
     Args:
         network: Any network of `rsgeo_gan.models` that refines an image without a reference.
         form: See `constrain`.
-        mtf: Transfer at Nyquist, of the `mtf` form.
+        mtf: Transfer at Nyquist, of the `mtf` form; plain means when None.
 
     Attributes:
         receptive_radius_px: Of the network and the constraint, input pixels; None where windows do not fit.
@@ -135,7 +147,7 @@ class Constrained(nn.Module):
 
     stride = 1
 
-    def __init__(self, network: nn.Module, form: Form = "local", mtf: float = MTF) -> None:
+    def __init__(self, network: nn.Module, form: Form = "local", mtf: float | None = MTF) -> None:
         super().__init__()
         if form not in get_args(Form):
             raise ValueError(f"Constrained: unknown form {form!r}; choose from {get_args(Form)}")

@@ -1,11 +1,12 @@
 """Between a coarse grid and one `scale` times finer, upper-left corners shared: up, down, and filling of gaps.
 
 Every operator is shift-invariant by whole coarse pixels and repeats the edge, so that a window clipped at a scene's
-edge computes there what the whole scene computes.
+edge computes there what the whole scene computes. None loses digits under mixed precision.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -42,11 +43,12 @@ def upsample(image: Tensor, scale: int) -> Tensor:
     if scale == 1:
         return image
     b, c, h, w = image.shape
-    taps = _cubic(scale).to(image)
+    taps = _cubic(scale, image.dtype, image.device)
     x = image.reshape(b * c, 1, h, w)
-    x = F.conv2d(F.pad(x, (0, 0, UP_PX, UP_PX), mode="replicate"), taps[:, None, :, None])
-    x = x.permute(0, 2, 1, 3).reshape(b * c, 1, scale * h, w)
-    x = F.conv2d(F.pad(x, (UP_PX, UP_PX, 0, 0), mode="replicate"), taps[:, None, None, :])
+    with _exact(image):
+        x = F.conv2d(F.pad(x, (0, 0, UP_PX, UP_PX), mode="replicate"), taps[:, None, :, None])
+        x = x.permute(0, 2, 1, 3).reshape(b * c, 1, scale * h, w)
+        x = F.conv2d(F.pad(x, (UP_PX, UP_PX, 0, 0), mode="replicate"), taps[:, None, None, :])
     return x.permute(0, 2, 3, 1).reshape(b, c, scale * h, scale * w)
 
 
@@ -69,8 +71,9 @@ def coarsen(image: Tensor, scale: int, mtf: float | None = None) -> Tensor:
     """
     if mtf is None:
         return F.avg_pool2d(image, scale)
-    down, across = (_blur(size // scale, scale, mtf).to(image) for size in image.shape[-2:])
-    return down @ image @ across.T
+    down, across = (_blur(size // scale, scale, mtf, image.dtype, image.device) for size in image.shape[-2:])
+    with _exact(image):
+        return down @ image @ across.T
 
 
 def fill(image: Tensor, mask: Tensor | None, rounds: int = FILL_PX) -> Tensor:
@@ -101,18 +104,27 @@ def _around(x: Tensor) -> Tensor:
     return 9 * F.avg_pool2d(x, 3, 1, 1)
 
 
+def _exact(image: Tensor) -> AbstractContextManager[object]:
+    """Leave mixed precision, in which convolutions and products would be rounded to half the digits."""
+    kind = image.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
 @cache
-def _cubic(scale: int) -> Tensor:
+def _cubic(scale: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights of the five nearest coarse pixels for every fine pixel within one, shape (scale, 5)."""
-    within = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-    away = (torch.arange(-UP_PX, UP_PX + 1) - within[:, None]).abs()
-    near = (_KEYS + 2) * away**3 - (_KEYS + 3) * away**2 + 1
-    far = _KEYS * (away**3 - 5 * away**2 + 8 * away - 4)
-    return torch.where(away <= 1, near, torch.where(away < 2, far, 0.0))
+    # What is made in inference mode could not be learned through later.
+    with torch.inference_mode(False):
+        within = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+        away = (torch.arange(-UP_PX, UP_PX + 1) - within[:, None]).abs()
+        near = (_KEYS + 2) * away**3 - (_KEYS + 3) * away**2 + 1
+        far = _KEYS * (away**3 - 5 * away**2 + 8 * away - 4)
+        return torch.where(away <= 1, near, torch.where(away < 2, far, 0.0)).to(device, dtype)
 
 
 @cache
-def _blur(coarse: int, scale: int, mtf: float) -> Tensor:
+def _blur(coarse: int, scale: int, mtf: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights of fine pixels in coarse ones along one axis, shape (coarse, scale coarse)."""
-    rows = torch.from_numpy(weights(coarse, scale, mtf).copy())
-    return rows / rows.sum(dim=1, keepdim=True)
+    with torch.inference_mode(False):
+        rows = torch.from_numpy(weights(coarse, scale, mtf).copy())
+        return (rows / rows.sum(dim=1, keepdim=True)).to(device, dtype)

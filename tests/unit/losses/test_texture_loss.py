@@ -18,6 +18,16 @@ def test_a_gram_matrix_is_the_mean_product_of_channels() -> None:
     assert gram(features, torch.tensor([[[[2.0, 0.0]]]])).tolist() == [[[2.0, 6.0], [6.0, 18.0]]]
 
 
+def test_a_gram_matrix_is_not_rounded_under_mixed_precision() -> None:
+    features, weight = drawn(2, 3, 8, 8), drawn(2, 1, 8, 8, seed=1).abs()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = gram(features.bfloat16())
+        found = gram(features), gram(features, weight)
+    assert rounded.dtype == torch.float32
+    assert torch.equal(found[0], gram(features))
+    assert torch.equal(found[1], gram(features, weight))
+
+
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_equal_textures_cost_nothing_wherever_they_lie(asymmetric: bool) -> None:
     maps = {"x1": drawn(2, 3, 4, 5), "x2": drawn(2, 6, 8, 10, seed=1)}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsgeo_gan.degrade import degrade
 from rsgeo_gan.models import (
     Constrained,
     RandomFeatures,
@@ -19,7 +20,8 @@ from rsgeo_gan.models import (
     enlarge,
     low_pass,
 )
-from rsgeo_gan.models.constraint import Form
+from rsgeo_gan.models.constraint import Form, constraint_radius_px
+from rsgeo_gan.models.sampling import FILL_PX, UP_PX
 
 examples = settings(max_examples=20, deadline=None, derandomize=True)
 FORMS = get_args(Form)
@@ -87,6 +89,26 @@ def test_the_mtf_form_brings_the_image_as_the_sensor_sees_it_to_the_measurement(
     torch.testing.assert_close(constrain(image, consistent, 4, "mtf", mtf=0.3), image)
 
 
+def test_the_mtf_form_sees_what_the_sensor_saw_that_knew_of_nodata() -> None:
+    image, _ = pair()
+    mask = torch.ones(1, 1, 24, 32, dtype=torch.float64)
+    mask[..., 12:] = 0
+    low, seen = degrade(image, mask, 4, 0.3)
+    # Whatever a network makes up where nothing is known, an image that is consistent stays as it is.
+    made = torch.where(mask > 0, image, 50.0)
+    torch.testing.assert_close(constrain(made, low, 4, "mtf", seen, 0.3)[..., :8], image[..., :8])
+
+
+def test_the_mtf_form_without_an_mtf_is_one_of_plain_means() -> None:
+    image, low = pair()
+    kept = constrain(image, low, 4, "mtf", mtf=None)
+    before, after = (float((F.avg_pool2d(made, 4) - low).abs().mean()) for made in (image, kept))
+    assert after < 0.3 * before
+    consistent = F.avg_pool2d(image, 4)
+    torch.testing.assert_close(constrain(image, consistent, 4, "mtf", mtf=None), image)
+    assert constraint_radius_px("mtf", 4, None) == 3 * UP_PX + FILL_PX
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_nodata_of_the_measurement_corrects_nothing_and_leaks_nowhere(form: Form) -> None:
     image, low = pair()
@@ -97,6 +119,21 @@ def test_nodata_of_the_measurement_corrects_nothing_and_leaks_nowhere(form: Form
     if form == "local":
         assert torch.equal(kept[..., :12], image[..., :12])
         torch.testing.assert_close(F.avg_pool2d(kept, 4)[..., 3:], low[..., 3:])
+
+
+@pytest.mark.parametrize("form", ["local", "mtf"])
+def test_means_are_kept_under_mixed_precision(form: Form) -> None:
+    torch.manual_seed(0)
+    inner = SRResNet(2, 2, 2, 4, 1).requires_grad_(False)
+    nn.init.normal_(inner.head.weight)
+    low = torch.rand(1, 2, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        made, known = Constrained(inner, form, None)(low), inner.enlarged(low)
+    assert made.dtype == known.dtype == torch.float32
+    torch.testing.assert_close(known, enlarge(low, 2))
+    apart = (F.avg_pool2d(made, 2) - low).abs()
+    assert float(apart.max()) < (1e-6 if form == "local" else 0.1)
+    assert torch.equal(Constrained(inner, form, None).constrain(made, low), constrain(made, low, 2, form, mtf=None))
 
 
 @pytest.mark.parametrize("form", FORMS)

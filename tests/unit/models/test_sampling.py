@@ -38,3 +38,22 @@ def test_coarse_images_keep_constants_and_squares_of_one_value_their_mean(mtf: f
     torch.testing.assert_close(coarsen(torch.full((1, 2, 12, 18), 0.3), 3, mtf), torch.full((1, 2, 4, 6), 0.3))
     x = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(coarsen(repeat_up(x, 3), 3), x)
+
+
+@pytest.mark.parametrize("mtf", [None, 0.2])
+def test_nothing_is_rounded_under_mixed_precision(mtf: float | None) -> None:
+    x = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(0))
+    wide, small = upsample(x, 2), coarsen(x, 3, mtf)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(upsample(x, 2), wide)
+        assert torch.equal(coarsen(x, 3, mtf), small)
+
+
+def test_what_was_first_used_in_inference_can_be_learned_through_later() -> None:
+    sides = {"scale": 7, "mtf": 0.11}  # Of no other test: weights are kept once they are made.
+    with torch.inference_mode():
+        upsample(coarsen(torch.rand(1, 1, 14, 14), **sides), 7)  # type: ignore[arg-type]
+    x = torch.rand(1, 1, 14, 14, requires_grad=True)
+    upsample(coarsen(x, **sides), 7).square().sum().backward()  # type: ignore[arg-type]
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
