@@ -11,13 +11,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rsgeo_gan.losses.reconstruction import masked_mean
 
 __all__ = ["Features", "Perceptual", "spectral_angle_loss"]
 
 _LEAST = 1e-12
+_DARK = 0.01
 
 
 class Features(Protocol):
@@ -81,7 +81,8 @@ class Perceptual(nn.Module):
 def spectral_angle_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean angle between the spectra of made and true pixels, whatever their brightness.
 
-    Gradients stay bounded: near zero the angle is that of unit vectors by their distance, not by an arc cosine.
+    Gradients stay bounded: near zero the angle is that of unit vectors by their distance, not by an arc cosine, and
+    spectra shorter than a hundredth of their mean length count as vectors of that length.
 
     Args:
         pred: Shape (B, C, H, W), quantities of which zero is none, such as reflectance.
@@ -101,7 +102,11 @@ def spectral_angle_loss(pred: Tensor, target: Tensor, mask: Tensor | None = None
     pred, target = pred.float(), target.float()
     if mask is not None:
         pred, target = (torch.where(mask > 0, image, image.new_ones(())) for image in (pred, target))
-    one, other = F.normalize(pred, dim=1), F.normalize(target, dim=1)
+    lengths = [torch.linalg.vector_norm(image, dim=1, keepdim=True) for image in (pred, target)]
+    least = [(_DARK * masked_mean(length.detach(), mask)).clamp_min(_LEAST) for length in lengths]
+    one, other = (
+        image / length.clamp_min(at) for image, length, at in zip((pred, target), lengths, least, strict=True)
+    )
     apart = ((one - other).square().sum(dim=1, keepdim=True) + _LEAST).sqrt()
     summed = ((one + other).square().sum(dim=1, keepdim=True) + _LEAST).sqrt()
     return masked_mean(2 * torch.atan2(apart, summed), mask)

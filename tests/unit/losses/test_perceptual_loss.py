@@ -90,6 +90,20 @@ def test_gradients_of_equal_spectra_are_finite_and_masks_hold() -> None:
     assert torch.isfinite(image.grad).all()
 
 
+def test_spectra_that_are_nearly_nothing_pull_no_harder_than_dark_ones() -> None:
+    other = drawn(1, 3, 8, 8, seed=1).abs()
+    steepest = []
+    for length in (1e-2, 1e-5, 0.0):
+        image = drawn(1, 3, 8, 8).abs()
+        image[..., 0, 0] *= length
+        image.requires_grad_()
+        spectral_angle_loss(image, other).backward()
+        assert image.grad is not None
+        steepest.append(float(image.grad[..., 0, 0].norm()))
+    assert steepest[1] < 3 * steepest[0]
+    assert steepest[2] < 3 * steepest[0]
+
+
 def test_images_of_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="equal shapes"):
         spectral_angle_loss(drawn(1, 3, 4, 4), drawn(1, 2, 4, 4))
