@@ -21,10 +21,11 @@ from rsgeo_gan.models.patchgan import PatchDiscriminator, logit_mask
 from rsgeo_gan.models.pyramid import PyramidDiscriminator, PyramidGenerator
 from rsgeo_gan.models.relativistic import RelativisticDiscriminator, RelativisticGenerator
 from rsgeo_gan.models.resnet import ResNetEncoder, ResNetGenerator
+from rsgeo_gan.models.resolver import SuperResolver
 from rsgeo_gan.models.sampling import coarsen, enlarge
 from rsgeo_gan.models.style import StyleDiscriminator, StyleGenerator
 from rsgeo_gan.models.summed import SummedDecoders, SummedGenerators, SummedResolvers, start_at_zero
-from rsgeo_gan.models.superres import RRDB, SRCNN, Bicubic, SRResNet, SuperResolver
+from rsgeo_gan.models.superres import RRDB, SRCNN, Bicubic, SRResNet
 from rsgeo_gan.models.superres_discriminator import DetailDiscriminator, UNetDiscriminator
 from rsgeo_gan.models.synthesis import SynthesisDiscriminator, SynthesisGenerator
 from rsgeo_gan.models.texture import TextureTransfer, Transfer

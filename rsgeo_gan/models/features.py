@@ -113,6 +113,8 @@ class FeatureBackend(nn.Module):
     def fit(self, images: Tensor | Iterable[Tensor], mask: Tensor | None = None) -> None:
         """Measure mean and deviation of every channel on real images, and keep them.
 
+        A tap of which no cell counts keeps what it has, and the network is `fitted` only when all have been measured.
+
         Args:
             images: Batches (B, C, H, W), model domain, or one batch.
             mask: Validity of one batch, shape (B, 1, H, W); a cell counts where its own pixels are all valid.
@@ -120,26 +122,30 @@ class FeatureBackend(nn.Module):
         sums: dict[str, list[Tensor]] = {}
         for batch in [images] if isinstance(images, Tensor) else images:
             filled = batch if mask is None else torch.where(mask > 0, batch, batch.new_zeros(()))
-            for tap, x in self._raw(filled, self.taps).items():
+            with torch.autocast(filled.device.type, enabled=False):
+                raw = self._raw(filled.float(), self.taps)
+            for tap, x in raw.items():
                 x = x.double()
-                stride = self.taps[tap].stride
                 valid = x.new_ones(len(x), 1, *x.shape[-2:])
                 if mask is not None:
-                    valid = 1 - F.max_pool2d(1 - (mask > 0).to(x), stride)
+                    valid = 1 - F.max_pool2d(1 - (mask > 0).to(x), self.taps[tap].stride)
                 fresh = [valid.sum(), (x * valid).sum((0, 2, 3)), (x.square() * valid).sum((0, 2, 3))]
                 sums[tap] = [
                     a + b for a, b in zip(sums.get(tap, [torch.zeros_like(f) for f in fresh]), fresh, strict=True)
                 ]
+        measured = set()
         for tap, (count, total, squares) in sums.items():
             if count < 2:
                 continue
+            measured.add(tap)
             mean = total / count
             spread = (squares / count - mean.square()).clamp_min(0).sqrt()
             # A channel that never varies says nothing; dividing by its spread would let rounding speak.
             spread = torch.where(spread > 1e-3 * spread.max(), spread, spread.max().clamp_min(_EPS))
             self.get_buffer(f"mean_{tap}").copy_(mean)
             self.get_buffer(f"std_{tap}").copy_(spread)
-        self.get_buffer("fits").fill_(1)
+        if measured == set(self.taps):
+            self.get_buffer("fits").fill_(1)
 
     def seen(self, mask: Tensor, tap: str) -> Tensor:
         """Tell which cells of a tap depend on valid pixels only, (B, 1, H, W) to (B, 1, h, w)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from rsgeo_gan.models.superres import Conv
+from rsgeo_gan.models.resolver import Conv
 
 __all__ = ["DetailDiscriminator", "UNetDiscriminator"]
 

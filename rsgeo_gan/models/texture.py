@@ -17,22 +17,17 @@ from torch.nn import functional as F
 
 from rsgeo_gan.models.constraint import Form, constrain, constraint_radius_px
 from rsgeo_gan.models.features import FeatureBackend
-from rsgeo_gan.models.matching import PATCH, Match, match, swap
-from rsgeo_gan.models.sampling import FILL_PX, UP_PX, coarsen, enlarge
-from rsgeo_gan.models.superres import Conv, PixelShuffle, ResidualConvs, SRResNet, reach, zoom_steps
-from rsgeo_gan.optics import MTF, reach_px
+from rsgeo_gan.models.resolver import Conv, PixelShuffle, ResidualConvs, reach, zoom_steps
+from rsgeo_gan.models.searching import ReferenceSearch
+from rsgeo_gan.models.superres import SRResNet
 
 __all__ = ["TextureTransfer", "Transfer"]
 
-_STRIDES = {"s1": 1, "s2": 2, "s4": 4}
 _UNRELATED = 0.95
 """Quantile of the similarity to unrelated references at which the gate begins to open."""
 _HIGHEST_FLOOR = 0.95
 _LEGACY = (-20.0, 0.65)
 """Slope and shift of the released weight, which falls with similarity."""
-_FLAT = 1e-4
-_FAINT = 1e-3
-"""Root mean square of features, in standard deviations, below which a patch shows nothing that could be compared."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +64,14 @@ class _Inject(nn.Module):
         return out
 
 
-class TextureTransfer(nn.Module):
+class TextureTransfer(ReferenceSearch):
     """Content from the image, texture from references of the same place, another date, or another instrument.
 
-    Images are compared as features of their common bands at the resolution of the image read: the image enlarged, the
-    references made as coarse and enlarged alike, and their mean around each place is left out, so that smooth places,
-    which all look alike, say nothing. What lies in their place in the sharp references is put in stead, at
-    several resolutions, and a network makes details of it, which are added to what the content network makes alone.
-    Features that are put in, and details that come out, are each multiplied by the root of the gate
-    g = (s - s0) / (1 - s0), limited to 0 and 1, of the similarity s: where it is shut, the image is that of the content
-    network, exactly. s0 is what unrelated references reach, see `calibrate`.
+    What lies in the sharp references where they are most like each place of the image is put in its stead, at several
+    resolutions, and a network makes details of it, which are added to what the content network makes alone. Features
+    that are put in, and details that come out, are each multiplied by the root of the gate g = (s - s0) / (1 - s0),
+    limited to 0 and 1, of the similarity s: where it is shut, the image is that of the content network, exactly. s0 is
+    what unrelated references reach, see `calibrate`.
 
     Args:
         content: Trained network of the same bands and scale.
@@ -119,28 +112,22 @@ class TextureTransfer(nn.Module):
         form: Form | None = None,
         mtf: float | None = None,
     ) -> None:
-        super().__init__()
         pairs = [[k, k] for k in range(features.in_channels)] if common is None else [list(pair) for pair in common]
         self._check(content, features, pairs, window_px, floor)
-        self.in_channels, self.out_channels, self.scale = content.in_channels, content.out_channels, content.scale
-        self.common = [(pair[0], pair[1]) for pair in pairs]
-        self.window_px = window_px
+        super().__init__(features, content.bands, content.scale, [(pair[0], pair[1]) for pair in pairs], window_px, mtf)
+        self.in_channels, self.out_channels = content.in_channels, content.out_channels
         self.given_floor = floor
         self.gated = gate
         self.legacy_sign = legacy_sign
         self.form = form
-        self.mtf = mtf
         self.frozen_content = frozen_content
         self.content = content.requires_grad_(not frozen_content)
-        self.features = features
         self.register_buffer("floor", torch.tensor(0.0 if floor is None else float(floor)))
         self.register_buffer("calibrated_on", torch.zeros((), dtype=torch.int64))
-        self.levels = _levels(self.scale)
         self.depth = content.blocks if blocks is None else blocks
         width = content.width
-        taps = [_tap_of(self.scale // cells)[0] for cells in self.levels]
         self.inject = nn.ModuleList(
-            _Inject(width, features.taps[tap].channels, self._blocks_at(k)) for k, tap in enumerate(taps)
+            _Inject(width, channels, self._blocks_at(k)) for k, channels in enumerate(self.channels_of_levels)
         )
         self.grow = nn.ModuleList(PixelShuffle(width, step) for step in zoom_steps(self.scale))
         self.last = Conv(width, max(1, width // 2))
@@ -166,10 +153,12 @@ class TextureTransfer(nn.Module):
     def _blocks_at(self, level: int) -> int:
         return max(1, self.depth // 2**level)
 
-    @property
-    def bands(self) -> tuple[int, ...]:
-        """For every output band the input band whose interpolation it corrects."""
-        return self.content.bands
+    def train(self, mode: bool = True) -> TextureTransfer:
+        """Switch to training or back; a content network that does not learn keeps its statistics too."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.content.parameters()):
+            self.content.eval()
+        return self
 
     @property
     def calibrated(self) -> bool:
@@ -179,22 +168,15 @@ class TextureTransfer(nn.Module):
     @property
     def receptive_radius_px(self) -> int | None:
         """Radius of what an output pixel depends on, in pixels of the image read; None where it has no bound."""
-        own = 0 if self.form is None else constraint_radius_px(self.form, self.scale, self.mtf or MTF)
-        alone = self.content.receptive_radius_px
-        if self.window_px is None or own is None or alone is None:
+        own = 0 if self.form is None else constraint_radius_px(self.form, self.scale, self.mtf)
+        alone, matched = self.content.receptive_radius_px, self.search_radius_px
+        if matched is None or own is None or alone is None:
             return None
-        seen = -(-self.features.taps[self._key_tap()[0]].radius_px // self.scale)
-        blurred = 0 if self.mtf is None else reach_px(self.scale, self.mtf)
-        # An overlapping patch, the window, the patch there, its surroundings, and what its features look at.
-        matched = 1 + self.window_px + 2 + seen + FILL_PX + UP_PX + blurred
         made: list[tuple[int, int]] = []
         for level, cells in enumerate(self.levels):
             more = 1 if level + 1 < len(self.levels) else 2
             made.append((cells, 2 + 2 * self._blocks_at(level) + more))
         return max(alone, max(matched, self.content.content_radius_px) + reach(made[::-1])) + own
-
-    def _key_tap(self) -> tuple[str, int]:
-        return _tap_of(self.scale)
 
     def enlarged(self, low: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what details are added to, shape (B, C', s · h, s · w), float32."""
@@ -234,14 +216,14 @@ class TextureTransfer(nn.Module):
         Raises:
             ValueError: If shapes do not fit.
         """
-        self._check_reference(low, reference)
+        self.check_reference(low, reference)
         with torch.no_grad() if self.frozen_content else nullcontext():
             content = self.content.forward_features(low, mask)
             alone = self.content.forward_head(content, low, mask)
-        with torch.no_grad(), torch.autocast(low.device.type, enabled=False):
-            sharp, valid = self._matched(low, reference, mask, mask_reference, radiometry)
-            found = self._search(low, sharp, mask, valid)
-            maps = self._swapped(sharp, valid, found.place)
+        with torch.no_grad():
+            sharp, valid = self.matched(low, reference, mask, mask_reference, radiometry)
+            found = self.search(low, sharp, mask, valid)
+            maps = self.swapped(sharp, valid, found.place)
             similarity, place = _edged(found.similarity), _edged(found.place)
             if mask is not None:
                 similarity = torch.where(mask > 0, similarity, -1.0)
@@ -256,7 +238,7 @@ class TextureTransfer(nn.Module):
         details = self.head(F.relu(self.last(x)))
         image = alone.float() + details.float() * _spread(trust, details)
         if self.form is not None:
-            image = constrain(image, low[:, list(self.bands)], self.scale, self.form, mask, mtf=self.mtf or MTF)
+            image = constrain(image, low[:, list(self.bands)], self.scale, self.form, mask, self.mtf)
         return Transfer(image, similarity, gate, place, maps)
 
     def gate_of(self, similarity: Tensor) -> Tensor:
@@ -268,44 +250,6 @@ class TextureTransfer(nn.Module):
             slope, shift = _LEGACY
             return torch.sigmoid(slope * similarity + shift) * there
         return ((similarity - self.floor) / (1 - self.floor)).clamp(0, 1) * there
-
-    @torch.no_grad()
-    def radiometry(
-        self, low: Tensor, reference: Tensor, mask: Tensor | None = None, mask_reference: Tensor | None = None
-    ) -> Tensor:
-        """Measure by which gain and bias each common band of a reference gets the mean and deviation of the image's.
-
-        Both are compared on the coarse grid, where both are valid.
-
-        Args:
-            low: See `transfer`, as the rest.
-            reference: References.
-            mask: Validity of the image.
-            mask_reference: Validity of the references.
-
-        Returns:
-            Shape (B, R, number of common bands, 2), gain and bias; 1 and 0 where nothing can be measured.
-        """
-        self._check_reference(low, reference)
-        sharp, valid = self._common_of(reference, mask_reference)
-        coarse, both = self._coarse(sharp, valid)
-        batch, count = reference.shape[:2]
-        if mask is not None:
-            both = both * (mask > 0).float().repeat_interleave(count, dim=0)
-            low = torch.where(mask > 0, low, low.new_zeros(()))
-        wanted = self._common_low(low).repeat_interleave(count, dim=0)
-        share = both.flatten(2)
-        total = share.sum(dim=2).clamp_min(1)
-        moments = []
-        for image in (wanted, coarse):
-            flat = image.flatten(2)
-            mean = (flat * share).sum(dim=2) / total
-            spread = ((flat - mean[..., None]).square() * share).sum(dim=2) / total
-            moments.append((mean, spread.sqrt()))
-        (mean, spread), (own, scatter) = moments
-        gain = torch.where((scatter > _FLAT) & (spread > _FLAT), spread / scatter.clamp_min(_FLAT), 1.0)
-        bias = torch.where(share.sum(dim=2) > 0, mean - gain * own, 0.0)
-        return torch.stack([gain, bias], dim=-1).view(batch, count, len(self.common), 2)
 
     @torch.no_grad()
     def calibrate(
@@ -323,8 +267,8 @@ class TextureTransfer(nn.Module):
         """
         if self.given_floor is not None:
             return
-        sharp, valid = self._matched(low, reference, mask, mask_reference, None)
-        found = self._search(low, sharp, mask, valid)
+        sharp, valid = self.matched(low, reference, mask, mask_reference)
+        found = self.search(low, sharp, mask, valid)
         seen = found.similarity[found.place[:, :1] >= 0]
         if not len(seen):
             return
@@ -332,111 +276,6 @@ class TextureTransfer(nn.Module):
         seen = seen[:: len(seen) // 2**22 + 1]
         self.floor.copy_(seen.quantile(_UNRELATED).clamp(0, _HIGHEST_FLOOR))
         self.calibrated_on += 1
-
-    def textures(self, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the features of an image at the levels of `Transfer.maps`, by which textures are compared.
-
-        Args:
-            image: Shape (B, C', s · h, s · w), model domain; gradients pass through.
-            mask: Validity, shape (B, 1, s · h, s · w).
-
-        Returns:
-            By level.
-        """
-        return self._at_levels(image[:, [mine for mine, _ in self.common]], mask)
-
-    def _check_reference(self, low: Tensor, reference: Tensor) -> None:
-        bands = max(other for _, other in self.common) + 1
-        size = tuple(length * self.scale for length in low.shape[-2:])
-        if reference.ndim != 5 or reference.shape[2] < bands or tuple(reference.shape[-2:]) != size:
-            raise ValueError(
-                f"TextureTransfer: expected references (B, R, {bands} or more, {size[0]}, {size[1]}) for an image of "
-                f"{tuple(low.shape)}, got {tuple(reference.shape)}; warp them onto the finer grid"
-            )
-        if min(low.shape[-2:]) < 3:
-            raise ValueError(f"TextureTransfer: expected an image of 3 x 3 pixels or more, got {tuple(low.shape)}")
-
-    def _common_low(self, low: Tensor) -> Tensor:
-        return low[:, [self.content.bands[mine] for mine, _ in self.common]].float()
-
-    def _common_of(self, reference: Tensor, mask_reference: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Common bands of all references, (B R, bands, H, W), 0 where invalid, and their validity, (B R, 1, H, W)."""
-        sharp = reference[:, :, [other for _, other in self.common]].float().flatten(0, 1)
-        if mask_reference is None:
-            return sharp, torch.ones_like(sharp[:, :1])
-        valid = (mask_reference > 0).float().flatten(0, 1)[:, None]
-        return torch.where(valid > 0, sharp, sharp.new_zeros(())), valid
-
-    def _coarse(self, sharp: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """References on the coarse grid, from valid pixels, and which of its pixels are wholly valid."""
-        share = coarsen(valid, self.scale, self.mtf)
-        coarse = coarsen(sharp * valid, self.scale, self.mtf) / share.clamp_min(1e-6)
-        return coarse, -F.max_pool2d(-valid, self.scale)
-
-    def _matched(
-        self,
-        low: Tensor,
-        reference: Tensor,
-        mask: Tensor | None,
-        mask_reference: Tensor | None,
-        radiometry: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Common bands of all references in the radiometry of the image, and their validity."""
-        if radiometry is None:
-            radiometry = self.radiometry(low, reference, mask, mask_reference)
-        sharp, valid = self._common_of(reference, mask_reference)
-        levels = radiometry.to(sharp).expand(*reference.shape[:2], -1, -1).reshape(-1, len(self.common), 2, 1, 1)
-        return (sharp * levels[:, :, 0] + levels[:, :, 1]) * valid, valid
-
-    def _search(self, low: Tensor, sharp: Tensor, mask: Tensor | None, valid: Tensor) -> Match:
-        """Match the image with references that were made as coarse as it is."""
-        tap, pooled = self._key_tap()
-        count = len(sharp) // len(low)
-        coarse, whole = self._coarse(sharp, valid)
-        parts = (enlarge(self._common_low(low), self.scale, mask), enlarge(coarse, self.scale, whole))
-        query, keys = (_detrended(_pooled(self.features(part, (tap,))[tap], pooled)) for part in parts)
-        # What lies in their place in the sharp references must have seen nothing invalid.
-        radius = -(-self.features.taps[tap].radius_px // self.scale)
-        clean = 1 - F.max_pool2d(1 - whole, 2 * radius + 1, 1, radius)
-        folded = keys.view(len(low), count, *keys.shape[1:])
-        clean = clean.view(len(low), count, *low.shape[-2:])
-        least = _FAINT * (PATCH**2 * query.shape[1]) ** 0.5
-        return match(query, folded, clean, mask, self.window_px, least=least)
-
-    def _at_levels(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        taps = {cells: _tap_of(self.scale // cells) for cells in self.levels}
-        if mask is not None:
-            image = torch.where(mask > 0, image, image.new_zeros(()))
-        found = self.features(image.float(), {tap for tap, _ in taps.values()})
-        return {f"x{cells}": _pooled(found[tap], pooled) for cells, (tap, pooled) in taps.items()}
-
-    def _swapped(self, sharp: Tensor, valid: Tensor, place: Tensor) -> dict[str, Tensor]:
-        levels, batch = self._at_levels(sharp, valid), len(place)
-        folded = {name: found.view(batch, -1, *found.shape[1:]) for name, found in levels.items()}
-        return {f"x{cells}": swap(folded[f"x{cells}"], place, cells) for cells in self.levels}
-
-
-def _levels(scale: int) -> list[int]:
-    """Cells along a coarse pixel at each level, from 1 to the scale."""
-    cells = [1]
-    for step in zoom_steps(scale):
-        cells.append(cells[-1] * step)
-    return cells
-
-
-def _tap_of(stride: int) -> tuple[str, int]:
-    """Tap of the largest stride that divides one, and by how much it is then averaged."""
-    tap = next(tap for tap, own in reversed(_STRIDES.items()) if stride % own == 0)
-    return tap, stride // _STRIDES[tap]
-
-
-def _pooled(x: Tensor, side: int) -> Tensor:
-    return x if side == 1 else F.avg_pool2d(x, side)
-
-
-def _detrended(x: Tensor) -> Tensor:
-    """Take from features their mean around each place: all that is smooth would otherwise be alike, sea and field."""
-    return x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), PATCH, 1)
 
 
 def _edged(inner: Tensor) -> Tensor:

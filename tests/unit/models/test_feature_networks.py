@@ -123,3 +123,17 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth has no features.0.weight of VGG19"):
         VGGFeatures(tmp_path / "other.pth")
+
+
+def test_images_without_a_valid_pixel_standardise_nothing() -> None:
+    backend, x = RandomFeatures(2, 4), images(2, 2, 16, 16)
+    before = backend.digest
+    backend.fit(x, torch.zeros(2, 1, 16, 16))
+    assert not backend.fitted
+    assert backend.digest == before
+    with torch.autocast("cpu", torch.bfloat16):
+        backend.fit(x)
+    exact = RandomFeatures(2, 4)
+    exact.fit(x)
+    assert backend.fitted
+    assert backend.digest == exact.digest

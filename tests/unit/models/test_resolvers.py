@@ -16,8 +16,8 @@ from rsgeo_gan.models import (
     UNetDiscriminator,
     enlarge,
 )
+from rsgeo_gan.models.resolver import PixelShuffle, reach, zoom_steps
 from rsgeo_gan.models.sampling import FILL_PX
-from rsgeo_gan.models.superres import PixelShuffle, reach, zoom_steps
 
 SMALL: dict[type[SuperResolver], dict[str, Any]] = {
     Bicubic: {},

@@ -249,6 +249,34 @@ def test_content_and_features_stay_as_they_are_and_the_rest_learns() -> None:
     assert all(p.grad is not None for p in trained.content.parameters())
 
 
+def test_a_frozen_content_keeps_its_statistics_and_gives_what_it_gives_in_products() -> None:
+    torch.manual_seed(0)
+    content = SRResNet(3, 3, 2, width=6, blocks=1, norm="batch")
+    made = TextureTransfer(content, RandomFeatures(2, 8), common=[[0, 0], [2, 1]], window_px=2).train()
+    _, low, reference = pair()
+    before = {name: value.clone() for name, value in content.state_dict().items()}
+    learning = made(low, reference)
+    assert all(torch.equal(value, before[name]) for name, value in content.state_dict().items())
+    assert torch.equal(learning, made.eval()(low, reference))
+    assert TextureTransfer(content, RandomFeatures(3, 8), frozen_content=False).train().content.training
+
+
+def test_similarity_and_floor_are_not_rounded_under_mixed_precision() -> None:
+    made, again = network(window_px=None), network(window_px=None)
+    truth, low, reference = pair()
+    made.calibrate(low, reference.roll(1, 0))
+    exact = made.transfer(low, reference)
+    with torch.autocast("cpu", torch.bfloat16):
+        again.calibrate(low, reference.roll(1, 0))
+        found = again.transfer(low, reference)
+    assert float(again.floor) == float(made.floor)
+    assert torch.equal(found.similarity, exact.similarity)
+    assert torch.equal(found.match, exact.match)
+    assert found.image.dtype == torch.float32
+    assert torch.isfinite(found.image).all()
+    assert found.image.shape == truth.shape
+
+
 def test_the_constraint_holds_whatever_the_references_say() -> None:
     made = network(form="local", gate=False)
     _, low, reference = pair()
