@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, get_args
 
 import yaml
@@ -41,6 +42,9 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 FINETUNE_SHARE = 0.2
 """Epochs of a refinement, as a share of the recipe's own."""
+
+PARTS = ("content_epochs", "plain_epochs", "warmup_epochs")
+"""Settings of tasks that say how long the first parts of a training are, in epochs; shorter in a refinement too."""
 
 FIT: tuple[str, ...] = (sys.executable, "-m", "rsgeo_gan.cli", "fit")
 """The command that trains."""
@@ -139,10 +143,10 @@ def _digest_of_tiles(manifest: Manifest, mixed: Manifest | None = None) -> str:
     """Digest what is learned from: training tiles, and the synthetic images that are mixed with them."""
     names = ("rsgeo:pair", "rsgeo:digest", "rsgeo:usable")
     seen: list[Any] = sorted(
-        [item.id, *(item.properties.get(name) for name in names), *_label(item)] for item in _training_items(manifest)
+        [item.id, *(item.properties.get(name) for name in names), *_more(item)] for item in _training_items(manifest)
     )
     if mixed is not None:
-        seen.append(sorted([item.id, item.properties.get("rsgeo:inputs"), *_label(item)] for item in mixed))
+        seen.append(sorted([item.id, item.properties.get("rsgeo:inputs"), *_more(item)] for item in mixed))
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
@@ -158,8 +162,9 @@ def _mixed(recipe: dict[str, Any]) -> Manifest | None:
     return None if products is None else Manifest.read(products)
 
 
-def _label(item: Any) -> list[str]:
-    return [str(item.properties["rsgeo:label"])] if "rsgeo:label" in item.properties else []
+def _more(item: Any) -> list[str]:
+    """What only some tiles have: a label, and images that lie beside them."""
+    return [str(item.properties[name]) for name in ("rsgeo:label", "rsgeo:beside") if name in item.properties]
 
 
 def _complete_recipe(manifest: Manifest, training: Training, start: Published | None) -> dict[str, Any]:
@@ -182,6 +187,11 @@ def _complete_recipe(manifest: Manifest, training: Training, start: Published | 
         for limit in ("max_epochs", "max_steps"):
             if isinstance(trainer.get(limit), int) and trainer[limit] > 0:
                 trainer[limit] = max(1, round(trainer[limit] * FINETUNE_SHARE))
+        arguments = recipe["model"]["init_args"]
+        for part in PARTS:
+            if isinstance(arguments.get(part), int):
+                # Rounded down, or nothing would be left for the last part of a training.
+                arguments[part] = int(arguments[part] * FINETUNE_SHARE)
     return with_overrides(recipe, training.overrides)
 
 
@@ -206,7 +216,11 @@ def _counts(manifest: Manifest, recipe: dict[str, Any]) -> dict[str, int]:
 
 
 def _sharp(manifest: Manifest, recipe: dict[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
-    """Ask a data module of super-resolution for counts, and which bands references have in common with images."""
+    """Ask a data module of super-resolution for counts, and for what networks must know of its images.
+
+    These are the bands that references have in common with images, and the MTF by which coarse images are made, the
+    mean one where bands differ.
+    """
     from rsgeo_gan.datamodules import SuperResolutionDataModule
 
     settings = {**(recipe["data"].get("init_args") or {}), "tiles": str(manifest.path)}
@@ -216,8 +230,13 @@ def _sharp(manifest: Manifest, recipe: dict[str, Any]) -> tuple[dict[str, int], 
     sides = [side for side in ("source", "target", "reference") if side in data.facts]
     counts: dict[str, int] = {str(side): len(data.facts[side]["bands"]) for side in sides}
     counts["scale"] = int(data.facts["scale"])
-    common = data.facts.get("common")
-    return (counts | {"common": len(common)}, {"common": common}) if common else (counts, {})
+    values: dict[str, Any] = {}
+    if common := data.facts.get("common"):
+        counts["common"], values["common"] = len(common), common
+    if made := data.facts.get("degradation"):
+        mtf = made["mtf"]
+        values["mtf"] = fmean(mtf) if isinstance(mtf, list) else mtf
+    return counts, values
 
 
 def _path(recipe: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from rsgeo_gan.errors import CatalogError, CheckpointError, SourceError, Trainin
 from rsgeo_gan.manifest import Manifest, make_item
 from rsgeo_gan.training import Published, find_recipe, process, publish, read_pin, train
 from rsgeo_gan.training.recipes import fit_channels, fit_networks, recipe_directions, recipe_names, with_overrides
+from tests.unit.test_superres_data import write_sharp
 
 RECIPE = {
     "trainer": {"max_epochs": 10},
@@ -155,6 +156,21 @@ def test_refinement_starts_from_the_pin_for_a_fifth_of_the_epochs(root: Path) ->
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert recipe["trainer"]["max_epochs"] == 2
     assert recipe["trainer"]["callbacks"][0]["init_args"]["path"] == str(first.path)
+
+
+def test_refinement_shortens_the_first_parts_of_a_training_too(root: Path) -> None:
+    parts = {"content_epochs": 4, "plain_epochs": 5, "warmup_epochs": 0}
+    model = {**RECIPE["model"], "init_args": {**RECIPE["model"]["init_args"], **parts}}  # type: ignore[dict-item]
+    (root / "toy.yaml").write_text(yaml.safe_dump({**RECIPE, "model": model}))
+    _train(root)
+    _tiles(root, ["train", "train", "val", "train", "train"])
+    _train(root, "finetune")
+    recipes = [yaml.safe_load(path.read_text()) for path in (root / "training").glob("*/recipe.yaml")]
+    found = {
+        recipe["trainer"]["max_epochs"]: {part: recipe["model"]["init_args"][part] for part in parts}
+        for recipe in recipes
+    }
+    assert found == {10: parts, 2: {"content_epochs": 0, "plain_epochs": 1, "warmup_epochs": 0}}
 
 
 def test_refinement_on_tiles_already_seen_does_nothing(root: Path) -> None:
@@ -343,12 +359,53 @@ def test_a_recipe_of_single_images_takes_its_numbers_from_the_side_it_reads(root
     assert recipe["data"]["init_args"]["seed"] == 0
 
 
-def test_labels_are_part_of_what_a_training_has_seen(root: Path) -> None:
-    before = process._digest_of_tiles(Manifest.read(root / "tiles"))
+@pytest.mark.parametrize("name", ["rsgeo:label", "rsgeo:beside"])
+def test_labels_and_images_beside_a_tile_are_part_of_what_a_training_has_seen(root: Path, name: str) -> None:
     manifest = Manifest.read(root / "tiles")
-    for item in manifest:
-        item.properties["rsgeo:label"] = "forest"
-    assert process._digest_of_tiles(manifest) != before
+    seen = {process._digest_of_tiles(manifest)}
+    for value in ("one", "another"):
+        for item in manifest:
+            item.properties[name] = value
+        seen.add(process._digest_of_tiles(manifest))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts", "values"),
+    [
+        ({}, {"source": 3, "target": 3, "scale": 2}, {"mtf": 0.2}),
+        ({"degradation": {"mtf": [0.1, 0.2, 0.3]}, "scale": 3}, {"source": 3, "target": 3, "scale": 3}, {"mtf": 0.2}),
+        ({"degradation": {"mtf": None}}, {"source": 3, "target": 3, "scale": 2}, {"mtf": None}),
+        (
+            {"references": 2},
+            {"source": 3, "target": 3, "reference": 2, "scale": 2, "common": 1},
+            {"common": [[1, 0]], "mtf": 0.2},
+        ),
+    ],
+)
+def test_a_data_module_of_super_resolution_tells_what_its_networks_must_know(
+    settings: dict[str, Any], counts: dict[str, int], values: dict[str, Any], tmp_path: Path
+) -> None:
+    tiles = Manifest.read(write_sharp(tmp_path, references={0: 1, 1: 1}))
+    given = {"scale": 2, "patch_size": 8, **settings}
+    data = {"class_path": "rsgeo_gan.datamodules.SuperResolutionDataModule", "init_args": given}
+    found = process._sharp(tiles, {"data": data})
+    assert found == (counts, pytest.approx(values) if "common" not in values else values)
+    assert data["init_args"] == {"scale": 2, "patch_size": 8, **settings}
+    networks: dict[str, Any] = {
+        "class_path": "x.Constrained",
+        "init_args": {"form": "mtf", "mtf": 0.25, "network": {"class_path": "x.Net"}},
+    }
+    model = {"class_path": "rsgeo_gan.tasks.SuperResolution", "init_args": {"generator": networks}}
+    made = fit_networks({"model": model}, *found)["model"]["init_args"]["generator"]["init_args"]
+    assert made["mtf"] == pytest.approx(values["mtf"])
+    assert made["network"]["init_args"] == {"in_channels": 3, "out_channels": 3, "scale": counts["scale"]}
+
+
+def test_real_coarse_images_have_bands_of_their_own_and_an_mtf_that_nobody_knows(tmp_path: Path) -> None:
+    tiles = Manifest.read(write_sharp(tmp_path, low=2))
+    data = {"class_path": "rsgeo_gan.datamodules.SuperResolutionDataModule", "init_args": {"scale": 2, "patch_size": 8}}
+    assert process._sharp(tiles, {"data": data}) == ({"source": 2, "target": 3, "scale": 2}, {})
 
 
 def test_synthetic_images_that_are_mixed_in_count_by_what_they_are_not_by_where_they_lie(root: Path) -> None:
