@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -163,8 +164,14 @@ class SharpeningTask(AdversarialTask):
         return found
 
     def _apart(self, image: Tensor, batch: Batch) -> Tensor:
-        """Mean absolute difference of the image read and the made one at its pixels, in physical units if known."""
-        low, coarse = batch["image"].float(), coarsen(image, self.scale)
+        """Mean absolute difference of the image read and the made one as its instrument would see it.
+
+        In physical units if known. Blur is that by which the data make coarse images, the mean one where bands differ;
+        of real ones, of which nobody knows it, there is none.
+        """
+        mtf = (self.facts.get("degradation") or {}).get("mtf")
+        blur = fmean(mtf) if isinstance(mtf, list) else mtf
+        low, coarse = batch["image"].float(), coarsen(image, self.scale, blur)
         if (source := self._scaler("source")) is not None and (target := self._scaler("target")) is not None:
             low, coarse = Denormalize(source).to(low.device)(low), Denormalize(target).to(low.device)(coarse)
         mask = batch["mask_valid"]

@@ -8,31 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from rsgeo_gan.errors import TrainingError
-from rsgeo_gan.losses import (
-    AdversarialLoss,
-    NonSaturating,
-    interpolated_penalty,
-    masked_l1,
-    masked_mean,
-    r1,
-    r2,
-    spectral_angle_loss,
-)
+from rsgeo_gan.losses import AdversarialLoss, NonSaturating, masked_l1, masked_mean, spectral_angle_loss
 from rsgeo_gan.metrics import low_pass_share
-from rsgeo_gan.models import SummedResolvers, logit_mask, start_at_zero
-from rsgeo_gan.models.sampling import enlarge
+from rsgeo_gan.models import SummedResolvers, start_at_zero
 from rsgeo_gan.tasks.base import Batch, Terms
+from rsgeo_gan.tasks.contest import JudgedSharpening, counts_of
+from rsgeo_gan.tasks.measuring import fit_features
 from rsgeo_gan.tasks.randomness import Stream
-from rsgeo_gan.tasks.scoring import Channels, holes
-from rsgeo_gan.tasks.sharpening import SharpeningTask
-from rsgeo_gan.tasks.stepping import limit_gradients
+from rsgeo_gan.tasks.scoring import Channels
 
 __all__ = ["Norm", "SuperResolution"]
 
@@ -43,7 +31,7 @@ _DECOUPLED = 1.0
 _DROP = 0.1
 
 
-class SuperResolution(SharpeningTask):
+class SuperResolution(JudgedSharpening):
     """Make an image of finer pixels, `scale` of them along one of the image read.
 
     Without a discriminator the network is trained by comparison alone, which is the most accurate and a blurred answer.
@@ -63,7 +51,8 @@ class SuperResolution(SharpeningTask):
         generator: From a coarse to a fine image, (B, C, h, w) to (B, C', s · h, s · w), model domain.
         discriminator: Judges fine images, logits (B, 1, h, w) or (B, 1); regression only when None.
         perceptual: Distance of made image and truth in features, called with both and their mask; none when None.
-            Features that still have to be standardised are, on the truth of the first batch.
+            Features that still have to be standardised are, on the truth of the first batch that has valid pixels; of
+            several processes all take what the first one has measured.
         adversarial: Adversarial objective; the non-saturating one when None.
         weights: Weight by term: pixel 1, perceptual 1, spectral 0 (mean spectral angle, radians, of two bands and more
             in reflectance), adversarial 0.001, or 1 with a residual; of the discriminator, discrimination 1, r1 and r2
@@ -101,9 +90,7 @@ class SuperResolution(SharpeningTask):
     """Name of the term that compares pixels."""
 
     residual: nn.Module | None
-    discriminator: nn.Module | None
     perceptual: nn.Module | None
-    adversarial: AdversarialLoss
 
     def __init__(
         self,
@@ -153,6 +140,7 @@ class SuperResolution(SharpeningTask):
         }
         super().__init__(weights=weights, betas=betas, decay_share=decay_share, **more)
         self.stream = Stream()
+        self._standardised = False
 
     @classmethod
     def channels(cls, arguments: Mapping[str, Any]) -> Channels:
@@ -172,10 +160,6 @@ class SuperResolution(SharpeningTask):
         total = self.trainer.max_epochs or 0
         dropped = self.drop_at is not None and total > 0 and epoch >= round(self.drop_at * total)
         return super().schedule(epoch) * (_DROP if dropped else 1.0)
-
-    def weight_of(self, term: str) -> float:
-        """Return a term's weight at this moment."""
-        return self.weights[term] * (self.penalty_every if term in ("r1", "r2") else 1)
 
     def forward(self, low: Tensor, mask: Tensor | None = None) -> Tensor:
         """Make the finer image, shape (B, C', s · h, s · w), model domain, with the residual there is."""
@@ -204,77 +188,16 @@ class SuperResolution(SharpeningTask):
         """Let the adversarial branch of decoupled learning draw its own random numbers while it learns."""
         return self.stream() if self.training and self.residual is not None else nullcontext()
 
-    def _judges(self) -> bool:
-        """Tell whether the discriminator has a say in this epoch."""
-        return self.discriminator is not None and self.weights["adversarial"] > 0 and not self._plain()
-
-    def _plain(self) -> bool:
-        return self.training and self.current_epoch < self.plain_epochs
-
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Let the discriminator step ahead where it is to, then take the step of both."""
-        batch = dict(batch)
-        if self.batches_seen == 0:
-            self._fit_features(batch)
-        if self.discriminator_steps > 1 and self._judges():
-            batch = self.prepare(batch)
-            for _ in range(self.discriminator_steps - 1):
-                self._step_ahead(batch)
+        """Standardise features as long as they are not, then learn."""
+        if not self._standardised:
+            self._standardised = bool(self._fit_features(batch))
         super().training_step(batch, batch_idx)
 
-    def _step_ahead(self, batch: Batch) -> None:
-        """Take a step of the discriminator that the trainer does not count, so that a batch remains two steps."""
-        optimizer = cast(list[LightningOptimizer], self.optimizers())[0]
-        with optimizer.toggle_model():
-            optimizer.zero_grad(set_to_none=True)
-            self.manual_backward(self._weighted("train_d", self.discriminator_terms(batch)))
-        within = optimizer.optimizer
-        if not torch.isfinite(limit_gradients(within, self.clip_norm)):
-            raise TrainingError(self._stopped("the gradient of train_d is not finite"))
-        within.step()
-
     @torch.no_grad()
-    def _fit_features(self, batch: Batch) -> None:
+    def _fit_features(self, batch: Batch) -> bool | None:
         """Standardise features that are not yet, on the truth of a batch; the checkpoint keeps that."""
-        for module in [] if self.perceptual is None else self.perceptual.modules():
-            if getattr(module, "fitted", None) is not None and not bool(module.fitted):
-                module.fit(batch["image_target"], batch["mask_valid_target"])  # type: ignore[operator]
-
-    def _shown(self, image: Tensor, batch: Batch) -> Tensor:
-        """Return what the discriminator sees of an image: its valid part, beside the enlarged input if asked."""
-        parts = [image]
-        if self.conditional:
-            parts = [enlarge(batch["image"], self.scale, batch["mask_valid"]), image]
-        return torch.where(batch["mask_both"] > 0, torch.cat(parts, dim=1), image.new_zeros(()))
-
-    def _judged(self, shown: Tensor, mask: Tensor) -> Tensor:
-        assert self.discriminator is not None
-        return self._run(self.discriminator, shown, holes(mask))
-
-    def discriminator_terms(self, batch: Batch) -> Terms:
-        """Return `discrimination` and the penalties that have a weight; none without a discriminator."""
-        if not self._judges():
-            return {}
-        mask = batch["mask_both"]
-        real, fake = self._shown(batch["image_target"], batch), self._shown(batch["made"].detach(), batch)
-        with self._branch():
-            on_real, on_fake = self._judged(real, mask), self._judged(fake, mask)
-            counts = _counts(mask, on_real)
-            terms = {"discrimination": self.adversarial.discriminator(on_real, on_fake, counts, counts)}
-
-            def counted(at: Tensor) -> Tensor:
-                logits = self._judged(at, mask)
-                return logits if counts is None else logits * counts
-
-            if self.batches_seen % self.penalty_every == 0:
-                terms |= {
-                    name: penalty(image, counted)
-                    for name, penalty, image in (("r1", r1, real), ("r2", r2, fake))
-                    if self.weights[name] > 0
-                }
-            if self.weights["penalty"] > 0:
-                terms["penalty"] = interpolated_penalty(real, fake, counted, mask)
-        return terms
+        return fit_features(self.perceptual, batch["image_target"], batch["mask_valid_target"])
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Return `pixel`, and `spectral`, `perceptual` and `adversarial` where they have a weight and a network."""
@@ -292,7 +215,7 @@ class SuperResolution(SharpeningTask):
                 if self.adversarial.relativistic:
                     with torch.no_grad():
                         real = self._judged(self._shown(true, batch), mask)
-            terms["adversarial"] = self.adversarial.generator(logits, real, _counts(mask, logits))
+            terms["adversarial"] = self.adversarial.generator(logits, real, counts_of(mask, logits))
         return terms
 
     def _compared(self, made: Tensor, true: Tensor, mask: Tensor) -> Tensor:
@@ -334,11 +257,6 @@ class SuperResolution(SharpeningTask):
         super().on_save_checkpoint(checkpoint)
         if self.residual is not None:
             checkpoint["rsgeo_gan"]["residuals"] = {"generator": "residual"}
-
-
-def _counts(mask: Tensor, logits: Tensor) -> Tensor | None:
-    """Return which logits of patches count; None for one logit an image."""
-    return logit_mask(mask, logits) if logits.ndim == 4 else None
 
 
 def _check_sum(name: str, generator: nn.Module, residual: nn.Module, discriminator: nn.Module | None) -> None:

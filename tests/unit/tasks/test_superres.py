@@ -10,9 +10,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from rsgeo_gan.losses import Relativistic, Wasserstein
+from rsgeo_gan.degrade import degrade
+from rsgeo_gan.losses import Perceptual, Relativistic, Wasserstein
 from rsgeo_gan.metrics import psnr
-from rsgeo_gan.models import Constrained, PatchDiscriminator, SRResNet, SummedResolvers
+from rsgeo_gan.models import Constrained, PatchDiscriminator, RandomFeatures, SRResNet, SummedResolvers
 from rsgeo_gan.tasks import SuperResolution
 from tests.generation import EO_SCALER
 from tests.sharpening import Toy as Plain
@@ -159,6 +160,7 @@ def trained(
     *callbacks: Callback,
     path: Path | None = None,
     shuffled: bool = True,
+    data: Data | None = None,
     **more: Any,
 ) -> Trainer:
     made._trainer = None
@@ -175,7 +177,12 @@ def trained(
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    trainer.fit(made, Data(shuffled=shuffled), ckpt_path=path, weights_only=None if path is None else False)
+    trainer.fit(
+        made,
+        Data(shuffled=shuffled) if data is None else data,
+        ckpt_path=path,
+        weights_only=None if path is None else False,
+    )
     return trainer
 
 
@@ -249,6 +256,18 @@ def test_an_image_that_keeps_its_means_is_consistent_and_perfect_ones_score_best
     assert float(found["psnr"].min()) == 100
     for name, best in (("l1", 0.0), ("ssim", 1.0), ("sam", 0.0), ("spectrum_db", 0.0)):
         torch.testing.assert_close(found[name], torch.full((2,), best), atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("mtf", [0.2, [0.15, 0.2, 0.25]])
+def test_consistency_is_with_the_blur_that_made_the_image(mtf: float | list[float]) -> None:
+    made, given = task(judged=False), batch()
+    given["image"], given["mask_valid"] = degrade(given["image_target"], None, SCALE, mtf)
+    made.facts = FACTS | {"degradation": {"mtf": mtf, "noise": 0.0}}
+    found = made._scores_of(given["image_target"], given, given["mask_valid_target"])
+    assert float(found["consistency"].max()) < (1e-6 if isinstance(mtf, float) else 5e-3)
+    made.facts = FACTS
+    unaware = made._scores_of(given["image_target"], given, given["mask_valid_target"])
+    assert float(unaware["consistency"].min()) > 5e-3
 
 
 def test_batches_without_a_valid_pixel_are_scored_without_weight() -> None:
@@ -359,6 +378,24 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(residual: bool, tmp_
     assert float(resumed.perceptual.spread) > 0  # type: ignore[union-attr, arg-type]
     for name, value in unbroken.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_features_wait_for_a_batch_with_valid_pixels(tmp_path: Path) -> None:
+    made, empty = task(judged=False, perceptual=Perceptual(RandomFeatures(3, 4))), Data(shuffled=False)
+    for sample in empty.samples[:2]:
+        sample["mask_valid_target"] = torch.zeros_like(sample["mask_valid_target"])
+    backend: Any = made.perceptual.backend  # type: ignore[union-attr]
+    seen: list[tuple[bool, str]] = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            seen.append((backend.fitted, backend.digest))
+
+    before = backend.digest
+    trained(made, tmp_path, Look(), max_epochs=1, data=empty)
+    assert seen[0] == (False, before)
+    assert seen[1][0]
+    assert seen[1] == seen[2] != (True, before)
 
 
 def test_the_discriminator_steps_as_often_as_asked_and_batches_remain_two_steps(tmp_path: Path) -> None:
