@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -28,6 +29,11 @@ class FolderImages(_Model):
     kind: Literal["folder"] = Field(description="Rasters on this machine.")
     path: Path = Field(description="Folder of the rasters.")
     glob: str = Field(default="**/*", description="Pattern of the rasters' paths within the folder.")
+    name_regex: str | None = Field(
+        default=None,
+        description="Searched in the relative path, for images of one file per band; groups `scene` and `band`. Files "
+        "that it does not fit, or of bands that are not wanted, are left out.",
+    )
     sensor: str | dict[str, Any] | None = Field(
         default=None, description="Name of a registered sensor, or a mapping of facts; none: told from the first file."
     )
@@ -50,6 +56,17 @@ class FolderImages(_Model):
         default_factory=dict,
         description="Text files that list the images of each split, a path or a name a line; endings do not matter.",
     )
+
+    @field_validator("name_regex")
+    @classmethod
+    def _groups(cls, pattern: str | None) -> str | None:
+        try:
+            groups = set(re.compile(pattern or "").groupindex)
+        except re.error as error:
+            raise ValueError(f"a regular expression ({error})") from error
+        if pattern is not None and groups != {"scene", "band"}:
+            raise ValueError("the groups (?P<scene>…) and (?P<band>…)")
+        return pattern
 
     @field_validator("sensor")
     @classmethod
@@ -142,6 +159,8 @@ class CollectSpec(_Model):
             raise ValueError("val_share + test_share < 1, so that something is left to train on")
         if isinstance(self.labels, FolderLabels) and not isinstance(self.images, FolderImages):
             raise ValueError("labels of kind folder only with images of kind folder")
+        if isinstance(self.labels, FolderLabels) and getattr(self.images, "name_regex", None):
+            raise ValueError("no labels of kind folder where `name_regex` groups the files")
         if (
             isinstance(self.labels, CoverLabels)
             and self.labels.path is None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rsgeo_gan.catalog.collecting import CollectSpec, FolderImages, SceneImages
+from rsgeo_gan.catalog.collecting import CollectSpec, FolderImages, SampleImages, SceneImages
 from rsgeo_gan.catalog.models import Limits, Training, _Model
 from rsgeo_gan.optics import MTF
 
@@ -16,6 +16,7 @@ __all__ = [
     "DegradationSettings",
     "OtherDates",
     "References",
+    "SamplePan",
     "SuperresCatalog",
     "SuperresCollect",
     "SuperresProducts",
@@ -31,7 +32,14 @@ class OtherDates(_Model):
     kind: Literal["dates"] = Field(description="Other images of the same collection.")
 
 
-Beside = Annotated[FolderImages | SceneImages | OtherDates, Field(discriminator="kind")]
+class SamplePan(_Model):
+    """A sharper panchromatic image of the embedded landscape, displaced by a known amount."""
+
+    kind: Literal["sample"] = Field(description="The embedded synthetic scenes.")
+    days: int = Field(default=36, ge=0, description="Days after the first scene; crops follow the season.")
+
+
+Beside = Annotated[FolderImages | SceneImages | OtherDates | SamplePan, Field(discriminator="kind")]
 Given = Annotated[FolderImages | SceneImages, Field(discriminator="kind")]
 
 
@@ -95,6 +103,10 @@ class SuperresCollect(CollectSpec):
         count = sum(source.count for source in self.references)
         if count > MOST_REFERENCES:
             raise ValueError(f"at most {MOST_REFERENCES} references of a tile in all, counted over their sources")
+        if any(isinstance(source.images, SamplePan) for source in self.references) and not (
+            isinstance(self.images, SampleImages) and self.images.side == "source"
+        ):
+            raise ValueError("references of kind sample only beside the optical images of the sample")
         return self
 
 
@@ -132,7 +144,7 @@ class SuperresProducts(_Model):
     uncertainty: int = Field(
         default=4, ge=0, le=8, description="Turned copies whose spread is written as uncertainty; 0: none."
     )
-    window_px: int = Field(default=256, ge=16, description="Core of a window, coarse pixels.")
+    window_px: int = Field(default=192, ge=16, description="Core of a window, coarse pixels.")
 
 
 class SuperresCatalog(_Model):

@@ -49,8 +49,12 @@ def superres_command(
         Path, typer.Option("--out", "-o", help="The GeoTIFF to write, OUT.tif; with a catalogue the output folder.")
     ],
     scene: Annotated[
-        Path | None,
-        typer.Argument(metavar="SCENE", help="The raster to sharpen, instead of a catalogue.", show_default=False),
+        str | None,
+        typer.Argument(
+            metavar="SCENE",
+            help="The raster to sharpen, instead of a catalogue; one-band files joined by commas are one raster.",
+            show_default=False,
+        ),
     ] = None,
     catalog: Annotated[
         str | None, typer.Option("--catalog", "-c", help="Catalogue: collect, train, sharpen, report.")
@@ -59,8 +63,10 @@ def superres_command(
         Path | None, typer.Option(help="The .ckpt file of a super-resolution.", show_default=False)
     ] = None,
     reference: Annotated[
-        list[Path] | None,
-        typer.Option("--reference", "-r", help="A sharper image of the same place; may be given more than once."),
+        list[str] | None,
+        typer.Option(
+            "--reference", "-r", help="A sharper image of the same place, likewise; may be given more than once."
+        ),
     ] = None,
     sensor: Annotated[str | None, typer.Option(help="Sensor of SCENE; default: the checkpoint's.")] = None,
     bands: Annotated[
@@ -114,10 +120,10 @@ def superres_command(
     heed_termination()
     with progress_bar("superres") as progress:
         made = superres(
-            scene,
+            _files(scene),
             checkpoint,
             out,
-            references=reference or (),
+            references=[_files(text) for text in reference or ()],
             sensor=sensor,
             bands=read_numbers(bands, "--bands"),
             reference_bands=read_numbers(reference_bands, "--reference-bands"),
@@ -133,6 +139,11 @@ def superres_command(
     console = wide_console()
     for line in made.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _files(text: str) -> list[str]:
+    """One raster, or the one-band files that commas join; a name that holds a comma is one raster where it exists."""
+    return [text] if Path(text).exists() else [part for part in text.split(",") if part]
 
 
 def _whole(job: SuperresJob) -> None:

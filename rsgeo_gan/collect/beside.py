@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ class Neighbours:
         source: Where they come from, and how they are put in place.
         pictures: The images.
         common: Pairs of bands of image and neighbour, counted from 0, that show the same; by name when empty.
+        views: Folder of the VRTs by which one-band files are seen as one image.
         remembered: Measures displacements, and knows those of earlier calls.
 
     Raises:
@@ -101,13 +103,15 @@ class Neighbours:
         source: References | Coarse,
         pictures: Sequence[Picture],
         common: Sequence[tuple[int, int]] = (),
+        *,
+        views: Path,
         remembered: Remembered | None = None,
     ) -> None:
         self.source = source
         self._remembered = remembered or Remembered(None)
         self._common = tuple(common)
         self._own = isinstance(source.images, OtherDates)
-        found = list(pictures) if self._own else list(_listed(source.images))
+        found = list(pictures) if self._own else list(_listed(source.images, views))
         if not found:
             where = getattr(source.images, "path", "the collection")
             raise SourceError(f"{where}: no image can be used beside the others; the log says why. Correct the source.")
@@ -169,8 +173,8 @@ class Neighbours:
         return first, second
 
 
-def _listed(images: Any) -> Iterator[Picture]:
-    found = in_folder(images, None) if images.kind == "folder" else of_scenes(images)
+def _listed(images: Any, views: Path) -> Iterator[Picture]:
+    found = in_folder(images, None, views) if images.kind == "folder" else of_scenes(images)
     return (picture for picture in found if isinstance(picture, Picture))
 
 

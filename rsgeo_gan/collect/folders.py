@@ -22,6 +22,7 @@ from rsgeo_gan.ingest.checks import check_sensor, sample
 from rsgeo_gan.manifest import make_item
 from rsgeo_gan.sensors import Sensor, get_sensor
 from rsgeo_gan.splits import RANKS, Split
+from rsgeo_gan.stacks import stack
 from rsgeo_gan.tiling import side_of
 
 __all__ = ["in_folder"]
@@ -36,12 +37,13 @@ _LONGEST = 160
 _DATE_TAGS = ("datetime", "acquisitiondatetime", "tifftag_datetime")
 
 
-def in_folder(images: FolderImages, labels: object) -> Iterator[Picture | Broken]:
+def in_folder(images: FolderImages, labels: object, views: Path) -> Iterator[Picture | Broken]:
     """Find the images of a folder, in the order of their names.
 
     Args:
         images: The folder.
         labels: What labels them; sub-folders do when it is a `FolderLabels`.
+        views: Folder of the VRTs by which one-band files are seen as one image.
 
     Yields:
         Images, and what cannot be used.
@@ -65,6 +67,8 @@ def in_folder(images: FolderImages, labels: object) -> Iterator[Picture | Broken
             f"Folder {root}: expected a sub-folder for each class, got {len(paths)} images and no sub-folder; sort the "
             "images into folders, label them otherwise, or leave `labels` out."
         )
+    if images.name_regex is not None:
+        root, paths = views, _grouped(images, paths, views)
     listed = _Lists.read(images, paths)
     first: tuple[Path, raster.RasterInfo] | None = None
     spec = images.sensor
@@ -95,6 +99,36 @@ class _Different(SourceError):
     """Images of one folder do not go together."""
 
 
+def _grouped(images: FolderImages, paths: Sequence[Path], views: Path) -> list[Path]:
+    """See the one-band files of each image as one raster, bands in the order of their names or as they are wanted."""
+    groups: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        match = re.search(images.name_regex or "", path.relative_to(images.path).as_posix())
+        if match is None or (images.bands and match["band"] not in images.bands):
+            continue
+        name = _safe(match["scene"])
+        if groups.setdefault(name, {}).setdefault(match["band"], path) != path:
+            raise SourceError(
+                f"{path} and {groups[name][match['band']]} are both band {match['band']} of {name}: expected one file "
+                "each. Correct `name_regex` of the images."
+            )
+    if not groups:
+        raise SourceError(
+            f"Folder {images.path}: expected files that `name_regex` {images.name_regex!r} fits"
+            f"{f', of the bands {", ".join(images.bands)}' if images.bands else ''}, got none of {len(paths)}, such as "
+            f"{paths[0].name}. Correct it."
+        )
+    made = []
+    for name, files in sorted(groups.items()):
+        order = [band for band in images.bands if band in files] or sorted(files)
+        made.append(stack([files[band] for band in order], views / f"{name}.vrt", order))
+    return made
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._+=-]+", "_", text)).lstrip("._+=-") or "image"
+
+
 def _is_image(path: PurePath) -> bool:
     return path.suffix.lower() in _ENDINGS
 
@@ -104,7 +138,7 @@ def _named(paths: Sequence[Path], root: Path) -> list[tuple[str, Path]]:
     found: dict[str, Path] = {}
     for path in paths:
         relative = path.relative_to(root).with_suffix("").as_posix().replace("/", "__")
-        name = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._+=-]+", "_", relative)).lstrip("._+=-") or "image"
+        name = _safe(relative)
         if len(name) > _LONGEST:
             name = f"{name[:_LONGEST]}-{hashlib.sha256(relative.encode()).hexdigest()[:12]}"
         if name in found:

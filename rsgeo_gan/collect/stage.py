@@ -132,7 +132,7 @@ def found_images(spec: CollectSpec, out: Path, *, classes: bool = True) -> tuple
         images = SceneImages(kind="scenes", path=folder / "scenes.json", side=images.side)
     covers = Covers.of(labels) if isinstance(labels, CoverLabels) else None
     if isinstance(images, FolderImages):
-        return list(in_folder(images, labels)), covers
+        return list(in_folder(images, labels, out / "scenes" / "views" / "image")), covers
     if isinstance(images, TileImages):
         return list(in_tiles(images, labelled=labels is None)), covers
     return list(of_scenes(images)), covers

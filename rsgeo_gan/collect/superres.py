@@ -22,7 +22,8 @@ import pystac
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from rsgeo_gan.catalog.superres import SuperresCollect
+from rsgeo_gan.catalog.collecting import FolderImages, SampleImages
+from rsgeo_gan.catalog.superres import SamplePan, SuperresCollect
 from rsgeo_gan.collect.beside import Neighbour, Neighbours, digest
 from rsgeo_gan.collect.pictures import Picture
 from rsgeo_gan.collect.stage import collect, found_images
@@ -30,6 +31,7 @@ from rsgeo_gan.coregister.remembered import Remembered
 from rsgeo_gan.errors import GridError, SourceError
 from rsgeo_gan.manifest import Manifest, check_share, item_box, write_json
 from rsgeo_gan.progress import Progress, silent
+from rsgeo_gan.sample import PAN_SENSOR, make_pan
 from rsgeo_gan.tiling import write_image
 
 __all__ = ["collect_superres"]
@@ -65,6 +67,7 @@ def collect_superres(
         ProductError: If the folder cannot be written.
     """
     out = Path(out)
+    spec = _with_pan(spec, out)
     manifest = collect(spec, out, classes=False, workers=workers, progress=progress)
     manifest.extra["rsgeo:scale"] = spec.scale
     if spec.references:
@@ -78,6 +81,22 @@ def collect_superres(
     return manifest
 
 
+def _with_pan(spec: SuperresCollect, out: Path) -> SuperresCollect:
+    """Make the sample's panchromatic image where it is wanted, which then is a folder like any other."""
+    images = spec.images
+    if not isinstance(images, SampleImages):
+        return spec
+    sources = []
+    for source in spec.references:
+        if isinstance(source.images, SamplePan):
+            made = make_pan(out / "scenes" / "pan", size_px=images.size_px, seed=images.seed, days=source.images.days)
+            folder = FolderImages(kind="folder", path=made.parent, glob=made.name, sensor=PAN_SENSOR)
+            sources.append(source.model_copy(update={"images": folder}))
+        else:
+            sources.append(source)
+    return spec.model_copy(update={"references": tuple(sources)})
+
+
 def _put_beside(
     manifest: Manifest,
     pictures: Mapping[str, Picture],
@@ -86,7 +105,7 @@ def _put_beside(
     workers: int | None,
     progress: Progress,
 ) -> None:
-    wanted = _wanted(spec, list(pictures.values()), Remembered(out / "registered.json"))
+    wanted = _wanted(spec, list(pictures.values()), out)
     jobs = [_Job(item, pictures[item.properties["rsgeo:image"]], out / item.id, spec, wanted) for item in manifest]
     progress(STAGE, 0, len(jobs))
     failed = 0
@@ -111,11 +130,12 @@ class _Wanted:
     mtf: float | None = None
 
 
-def _wanted(spec: SuperresCollect, pictures: Sequence[Picture], remembered: Remembered) -> list[_Wanted]:
+def _wanted(spec: SuperresCollect, pictures: Sequence[Picture], out: Path) -> list[_Wanted]:
     found: list[_Wanted] = []
+    remembered, views = Remembered(out / "registered.json"), out / "scenes" / "views"
     names = ["reference", *(f"reference-{k}" for k in range(2, 1 + sum(s.count for s in spec.references)))]
     for source in spec.references:
-        neighbours = Neighbours(source, pictures, spec.common, remembered)
+        neighbours = Neighbours(source, pictures, spec.common, views=views / names[0], remembered=remembered)
         found.append(_Wanted(neighbours, tuple(names[: source.count]), source.min_valid, mtf=source.mtf))
         names = names[source.count :]
         first, this = found[0].neighbours.pictures[0], neighbours.pictures[0]
@@ -126,7 +146,7 @@ def _wanted(spec: SuperresCollect, pictures: Sequence[Picture], remembered: Reme
                 "Choose the same `bands` of all."
             )
     if spec.low is not None:
-        neighbours = Neighbours(spec.low, pictures, remembered=remembered)
+        neighbours = Neighbours(spec.low, pictures, views=views / "low", remembered=remembered)
         found.append(_Wanted(neighbours, ("low",), spec.min_valid, spec.scale))
     return found
 

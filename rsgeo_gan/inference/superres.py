@@ -23,18 +23,22 @@ from rsgeo_gan.manifest import check_writable
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.raster import GDAL_CACHE_MIB
 from rsgeo_gan.sensors import get_sensor
+from rsgeo_gan.stacks import stack
 
-__all__ = ["superres"]
+__all__ = ["Raster", "superres"]
+
+Raster = Path | str | Sequence[Path | str]
+"""A raster, or the one-band files that make one."""
 
 _GSD_TOLERANCE = 0.05
 
 
 def superres(
-    scene: Path | str,
+    scene: Raster,
     checkpoint: Path | str,
     out: Path | str,
     *,
-    references: Sequence[Path | str] = (),
+    references: Sequence[Raster] = (),
     sensor: str | None = None,
     bands: Sequence[int] | None = None,
     reference_bands: Sequence[int] | None = None,
@@ -52,10 +56,10 @@ def superres(
     """Make a finer scene of a raster.
 
     Args:
-        scene: The raster, of the sensor and pixel size the network was trained on.
+        scene: The raster, of the sensor and pixel size the network was trained on; or its one-band files in order.
         checkpoint: Checkpoint of a super-resolution.
         out: The COG to write, `*.tif`; style, STAC item and side products go beside it.
-        references: Sharper rasters of the same place, any CRS and extent.
+        references: Sharper rasters of the same place, any CRS and extent; each may be several one-band files.
         sensor: Name of the scene's sensor; the checkpoint's when None.
         bands: Which bands of the scene are meant, counted from 1, when names do not tell.
         reference_bands: The same for the references.
@@ -82,18 +86,20 @@ def superres(
         ProductError: If the product cannot be written.
     """
     out = Path(out)
-    _check_out(out, [scene, *references])
+    _check_out(out, [file for one in (scene, *references) for file in _files(one)])
+    image = _as_one(scene, out, "scene")
+    sharp = [_as_one(one, out, f"reference-{number}") for number, one in enumerate(references, start=1)]
     resolver = SuperResolver.load(checkpoint, trusted=trusted, device=device, precision=precision)
-    _check_references(resolver, references, checkpoint, alone=alone)
+    _check_references(resolver, sharp, checkpoint, alone=alone)
     facts = resolver.facts
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MIB << 20, GDAL_NUM_THREADS="ALL_CPUS"):
         known = facts.sensor("source")
         if sensor is not None:
             known = get_sensor(sensor)
-        side = file_side(scene, facts.source, known, "scene", numbers=bands, offset_dn=offset_dn)
-        box = raster.inspect(scene).geobox
-        _check_size(box, resolver, scene)
-        remembered = Remembered(out.with_name(f"{out.stem}_registered.json") if references and align else None)
+        side = file_side(image, facts.source, known, "scene", numbers=bands, offset_dn=offset_dn)
+        box = raster.inspect(image).geobox
+        _check_size(box, resolver, image)
+        remembered = Remembered(out.with_name(f"{out.stem}_registered.json") if sharp and align else None)
         found = [
             registered(
                 path,
@@ -106,9 +112,19 @@ def superres(
                 max_shift_px=max_shift_px,
                 remembered=remembered,
             )
-            for path in references
+            for path in sharp
         ]
         return make(out, side, box, found, resolver, uncertainty=uncertainty, window_px=window_px, progress=progress)
+
+
+def _files(given: Raster) -> list[Path | str]:
+    return [given] if isinstance(given, Path | str) else list(given)
+
+
+def _as_one(given: Raster, out: Path, name: str) -> Path | str:
+    """Return one raster; several one-band files are shown as one by a VRT beside the product."""
+    files = _files(given)
+    return files[0] if len(files) == 1 else stack(files, out.with_name(f"{out.stem}_{name}.vrt"))
 
 
 def _check_out(out: Path, inputs: Sequence[Path | str]) -> None:

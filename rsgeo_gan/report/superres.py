@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 import rsgeo_gan
 from rsgeo_gan import raster
 from rsgeo_gan.manifest import Manifest, asset_path, item_box, write_json, write_text
+from rsgeo_gan.models import Bicubic
 from rsgeo_gan.report.drawing import save
 from rsgeo_gan.report.scoring import analysis, units_of
 from rsgeo_gan.report.synthetic import Look
 from rsgeo_gan.report.templating import template
 
-__all__ = ["sharp_strips", "superres_headline", "superres_report"]
+__all__ = ["interpolated", "sharp_strips", "superres_headline", "superres_report"]
 
 _SPLITS = ("train", "val", "test")
 _STRIPS = "strips.png"
 _MOST = 6
 _PANEL_IN = 1.9
+_BRIGHT = 0.995
 
 
 def superres_report(root: Path, *, scores: Sequence[Mapping[str, str]] = (), notes: Sequence[str] = ()) -> Path:
@@ -65,7 +68,12 @@ def superres_report(root: Path, *, scores: Sequence[Mapping[str, str]] = (), not
         "splits": rows,
         "scores": list(scores),
         "notes": [*notes, *sorted(set(said))],
-        "pictures": [(_STRIPS, "Input, product, truth and references of some tiles, and what lies beside the product.")]
+        "pictures": [
+            (
+                _STRIPS,
+                "Some tiles: input, interpolation, product, truth, references, and what lies beside the product.",
+            )
+        ]
         if (folder / _STRIPS).is_file()
         else [],
     }
@@ -79,8 +87,19 @@ def superres_headline(root: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: list(stored.get(name, [])) for name in ("tiles", "scores")}
 
 
+def interpolated(low: np.ndarray, scale: int) -> np.ndarray:
+    """Interpolate an image (C, h, w) bicubically, as networks do before they add to it; NaN where invalid."""
+    valid = np.isfinite(low).all(axis=0)
+    mask = torch.from_numpy(valid[None, None].astype(np.float32))
+    with torch.inference_mode():
+        image = torch.from_numpy(np.where(valid, low, np.float32(0)))[None]
+        made: np.ndarray = Bicubic(len(low), len(low), scale)(image, mask)[0].numpy()
+    made[:, ~valid.repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
+    return made
+
+
 def sharp_strips(tiles: Manifest, products: Manifest, *, most: int = _MOST) -> Figure:
-    """Draw some tiles, a row each: input, product, truth, references, gate and uncertainty.
+    """Draw some tiles, a row each: input, interpolation, product, truth, references, gate and uncertainty.
 
     Args:
         tiles: Tiles, with the asset `image` and perhaps references.
@@ -94,19 +113,26 @@ def sharp_strips(tiles: Manifest, products: Manifest, *, most: int = _MOST) -> F
     chosen = [products.items[number * len(products) // count] for number in range(count)]
     rows = [_pictures(tiles.get(str(item.properties["rsgeo:tile"])), item) for item in chosen]
     names = list(dict.fromkeys(name for row in rows for name in row))
+    tops = {"gate": 1.0, "uncertainty": _top([row["uncertainty"] for row in rows if "uncertainty" in row])}
     figure = Figure(figsize=(_PANEL_IN * len(names), _PANEL_IN * count + 0.4))
     axes = figure.subplots(count, len(names), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for cell, name in zip(line, names, strict=True):
             cell.set_axis_off()
             if name in row:
-                cell.imshow(row[name], cmap="viridis", vmin=0, interpolation="nearest")
+                cell.imshow(row[name], cmap="viridis", vmin=0, vmax=tops.get(name), interpolation="nearest")
     for cell, name in zip(axes[0], names, strict=True):
-        cell.set_title(name, fontsize=9)
+        cell.set_title(f"{name}, 0 to {tops[name]:.2g}" if name in tops else name, fontsize=9)
     figure.subplots_adjust(
         left=0.005, right=0.995, bottom=0.005, top=1 - 0.35 / figure.get_figheight(), wspace=0.02, hspace=0.02
     )
     return figure
+
+
+def _top(layers: Sequence[np.ndarray]) -> float:
+    """The value that is shown brightest in all layers of one kind."""
+    values = np.concatenate([layer[np.isfinite(layer)] for layer in layers]) if layers else np.empty(0)
+    return max(float(np.quantile(values, _BRIGHT)), 1e-9) if values.size else 1.0
 
 
 def _pictures(tile: Any, item: Any) -> dict[str, np.ndarray]:
@@ -115,7 +141,9 @@ def _pictures(tile: Any, item: Any) -> dict[str, np.ndarray]:
     images = {name: analysis(path, raster.inspect(path).geobox) for name, path in paths.items()}
     info = raster.inspect(paths["truth"])
     look = Look.of([images["truth"]], info.names, units_of(info))
-    drawn = {name: look(image) for name, image in images.items()}
+    low = images.pop("input")
+    smooth = interpolated(low, item.properties["rsgeo:scale"])
+    drawn = {name: look(image) for name, image in {"input": low, "bicubic": smooth, **images}.items()}
     shown = item.properties.get("rsgeo:references") or ()
     for name in [name for name in sorted(tile.assets) if name.startswith("reference")][: len(shown)]:
         path = asset_path(tile, name)

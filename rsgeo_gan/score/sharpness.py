@@ -12,12 +12,12 @@ import torch
 from rsgeo_gan import raster
 from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from rsgeo_gan.metrics import ergas, psnr, spectral_angle, ssim
-from rsgeo_gan.models import Bicubic
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.report.measures import DATA_RANGE
 from rsgeo_gan.report.scoring import analysis, units_of
+from rsgeo_gan.report.superres import interpolated
 
-__all__ = ["interpolated", "score_sharp"]
+__all__ = ["score_sharp"]
 
 _NORMAL_95 = 1.959964
 _WINDOW_PX = 11
@@ -52,17 +52,6 @@ def score_sharp(tiles: Manifest, products: Manifest, *, progress: Progress = sil
             found[name].append(_scores(image, truth, low, limits))
         progress("score", number, len(products))
     return [{"method": name, **_summary(rows)} for name, rows in found.items() if rows]
-
-
-def interpolated(low: np.ndarray, scale: int) -> np.ndarray:
-    """Interpolate an image (C, h, w) bicubically, as networks do before they add to it; NaN where invalid."""
-    valid = np.isfinite(low).all(axis=0)
-    mask = torch.from_numpy(valid[None, None].astype(np.float32))
-    with torch.inference_mode():
-        image = torch.from_numpy(np.where(valid, low, np.float32(0)))[None]
-        made: np.ndarray = Bicubic(len(low), len(low), scale)(image, mask)[0].numpy()
-    made[:, ~valid.repeat(scale, axis=0).repeat(scale, axis=1)] = np.nan
-    return made
 
 
 def _scores(image: np.ndarray, truth: np.ndarray, low: np.ndarray, limits: float) -> dict[str, float]:

@@ -44,10 +44,10 @@ def test_every_catalogue_loads_and_says_what_it_holds(path: Path) -> None:
 def test_the_wanted_catalogues_are_there() -> None:
     assert {"sample", "folder", "planetary-computer", "earth-search"} <= {path.stem for path in CATALOGUES}
     assert {"synthesis", "synthesis-folder"} <= {path.stem for path in SYNTHESES}
-    assert {"superres", "superres-folder"} <= {path.stem for path in SHARPENINGS}
+    assert {"superres", "superres-folder", "superres-reference"} <= {path.stem for path in SHARPENINGS}
 
 
-@pytest.mark.parametrize("name", ["sample.yaml", "superres.yaml", "synthesis.yaml"])
+@pytest.mark.parametrize("name", ["sample.yaml", "superres.yaml", "superres-reference.yaml", "synthesis.yaml"])
 def test_an_embedded_catalogue_exists_once(name: str) -> None:
     assert (ROOT / "catalogs" / name).resolve() == (EMBEDDED / name).resolve()
 

@@ -12,10 +12,12 @@ from scipy import ndimage
 from rsgeo_gan import raster
 from rsgeo_gan.catalog import SuperresCollect, load, load_superres
 from rsgeo_gan.collect import collect_superres
+from rsgeo_gan.coregister import remembered
 from rsgeo_gan.datamodules import SuperResolutionDataModule
 from rsgeo_gan.errors import CatalogError, SourceError
 from rsgeo_gan.grid import sharpness
 from rsgeo_gan.manifest import Manifest, asset_path
+from rsgeo_gan.sample import PAN_SHIFT_PX
 
 SIDE = 128
 BOX = GeoBox((SIDE, SIDE), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32632")
@@ -177,3 +179,70 @@ collect:
     path.write_text(text.replace("scale: 2", "scale: 3"))
     with pytest.raises(CatalogError, match=r"tile_px \(128\) to be a whole multiple of scale \(3\)"):
         load_superres(path)
+
+
+def test_a_displacement_is_measured_once_and_read_back_by_the_next_call(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    survey = remembered.survey
+
+    def counted(*given: Any, **options: Any) -> Any:
+        measured.append(given)
+        return survey(*given, **options)
+
+    monkeypatch.setattr(remembered, "survey", counted)
+    spec = settings(places, references=[{"images": folder(places / "moved")}], low={"images": folder(places / "low")})
+    first, again = (collect_superres(spec, tmp_path / "tiles", workers=2) for _ in range(2))
+    assert len(measured) == 2
+    assert [item.properties for item in again] == [item.properties for item in first]
+
+
+def test_one_band_files_are_images_and_references(places: Path, tmp_path: Path) -> None:
+    image, _ = raster.read(places / "image" / "image.tif")
+    for number, name in enumerate(("nir", "red", "swir")):
+        band = image[{"red": 0, "nir": 1, "swir": 0}[name]]
+        raster.write(tmp_path / "bands" / f"a_20240601_{name}.tif", band, BOX, nodata=float("nan"), cog=False)
+        raster.write(tmp_path / "bands" / f"b_20240701_{name}.tif", band + number, BOX, nodata=float("nan"), cog=False)
+    bands = folder(tmp_path / "bands", name_regex=r"^(?P<scene>._\d{8})_(?P<band>\w+)\.tif$", bands=["red", "nir"])
+    spec = settings(places, images=bands, references=[{"images": {"kind": "dates"}, "align": False, "mtf": None}])
+    manifest = collect_superres(spec, tmp_path / "tiles", workers=1)
+    assert {item.properties["rsgeo:image"] for item in manifest} == {"a_20240601", "b_20240701"}
+    tile = next(item for item in manifest if item.properties["rsgeo:image"] == "a_20240601")
+    box = raster.inspect(asset_path(tile, "image")).geobox
+    col, row = (round(length) for length in ~BOX.affine * (box.affine.c, box.affine.f))
+    wanted = image[:, row : row + 32, col : col + 32]
+    assert np.array_equal(raster.read(asset_path(tile, "image"))[0], wanted)
+    assert raster.inspect(asset_path(tile, "image")).names == ("red", "nir")
+    assert np.array_equal(raster.read(asset_path(tile, "reference"))[0], wanted + np.float32([[[1]], [[0]]]))
+    for change, message in (
+        ({"name_regex": r"(?P<scene>.)_(?P<band>[a-z]+)x"}, "expected files that `name_regex`.*fits"),
+        ({"name_regex": r"(?P<scene>_).*_(?P<band>[a-z]+)"}, "are both band nir of image"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            collect_superres(settings(places, images={**bands, **change}), tmp_path / "none", workers=1)
+    for change in ({"name_regex": "("}, {"name_regex": "(?P<scene>.)"}):
+        with pytest.raises(ValueError, match=r"expression|groups"):
+            settings(places, images={**bands, **change})
+
+
+def test_the_samples_panchromatic_image_is_found_where_it_lies(tmp_path: Path) -> None:
+    raw = {"images": {"kind": "sample", "size_px": 256}, "references": [{"images": {"kind": "sample", "days": 0}}]}
+    spec = SuperresCollect.model_validate({**raw, "tile_px": 64, "block_tiles": 1, "min_tiles": 1})
+    manifest = collect_superres(spec, tmp_path / "tiles", workers=1)
+    entry = manifest.items[0].properties["rsgeo:beside_images"]["reference"]
+    assert entry["applied"]
+    assert (entry["dx_px"], entry["dy_px"]) == (
+        pytest.approx(PAN_SHIFT_PX[0], abs=0.15),
+        pytest.approx(PAN_SHIFT_PX[1], abs=0.15),
+    )
+    related = []
+    for item in manifest:
+        image, seen = raster.read(asset_path(item, "image"))
+        pan, there = raster.read(asset_path(item, "reference"))
+        both = seen & there
+        related.append(np.corrcoef(image[2][both], pan[0][both])[0, 1])
+    assert np.median(related) > 0.9
+    assert manifest.extra["rsgeo:reference_mtf"] == [0.2]
+    with pytest.raises(ValueError, match="only beside the optical images of the sample"):
+        SuperresCollect.model_validate({**raw, "images": {"kind": "sample", "side": "target"}})

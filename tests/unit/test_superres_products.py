@@ -11,8 +11,9 @@ import rasterio
 import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from typer.testing import CliRunner
 
-from rsgeo_gan import raster
+from rsgeo_gan import cli, raster
 from rsgeo_gan.collect.pictures import NO_DATE
 from rsgeo_gan.coregister import remembered
 from rsgeo_gan.errors import CheckpointError, ProductError, RSGeoGANError, SourceError
@@ -384,6 +385,29 @@ def test_a_displacement_is_measured_once_for_all_products_of_a_scene(tmp_path, m
     _reference(reference, divided(box(HEIGHT, WIDTH), SCALE))
     _run(tmp_path, scene, ToyTransfer(), references=[reference])
     assert len(measured) == 3
+
+
+def test_one_band_files_are_a_scene_and_say_when_they_do_not_go_together(tmp_path):
+    array = optical(HEIGHT, WIDTH)
+    wanted, _ = raster.read(_run(tmp_path, _scene(tmp_path / "scene.tif", array=array)).path)
+    files = [
+        raster.write(tmp_path / f"S2_{name}_10m.tif", band, box(HEIGHT, WIDTH), nodata=0)
+        for name, band in zip(EO_BANDS[::-1], array[::-1], strict=True)
+    ]
+    made = _run(tmp_path, files)
+    assert np.array_equal(raster.read(made.path)[0], wanted)
+    assert not _run(tmp_path, files).new
+    raster.write(files[0], array[0], box(HEIGHT, WIDTH), nodata=0)
+    assert _run(tmp_path, files).new
+    text = ",".join(map(str, files))
+    (tmp_path / "out" / "fine.json").unlink()
+    result = CliRunner().invoke(cli.app, ["superres", text, "--checkpoint", "none.ckpt", "--out", str(made.path)])
+    assert "none.ckpt: no such checkpoint" in result.output
+    other = raster.write(tmp_path / "S2_B02_20m.tif", array[0, ::2], box(31, WIDTH), nodata=0)
+    with pytest.raises(SourceError, match=r"S2_B02_20m\.tif has 75 x 31 pixels of 10; expected the grid of"):
+        _run(tmp_path, [files[0], other])
+    with pytest.raises(SourceError, match=r"scene\.tif has 3 bands: expected one band"):
+        _run(tmp_path, [files[0], tmp_path / "scene.tif"])
 
 
 def test_fractions_offsets_and_other_units_of_length_lead_to_the_same_image(tmp_path):

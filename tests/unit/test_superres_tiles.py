@@ -15,8 +15,8 @@ from rsgeo_gan.inference.sharpening import reference_assets, sharpen_tiles
 from rsgeo_gan.manifest import Manifest, asset_path, item_box, make_item
 from rsgeo_gan.optics import thinned
 from rsgeo_gan.report import superres_headline, superres_report
+from rsgeo_gan.report.superres import interpolated, sharp_strips
 from rsgeo_gan.score import score_sharp
-from rsgeo_gan.score.sharpness import interpolated
 from tests.generation import EO_BANDS, ORIGIN, WHEN, box
 from tests.sharpening import HERE, SCALE, ToyTransfer, checkpoint
 
@@ -116,6 +116,10 @@ def test_scores_of_block_means_are_exact_and_the_page_shows_them(tmp_path):
     assert 'src="strips.png"' in page
     assert "Something &lt;b&gt;odd&lt;/b&gt;." in page
     assert rows["bicubic"]["ERGAS"] in page
+    titles = [cell.get_title() for cell in sharp_strips(tiles, made).axes[:8]]
+    assert titles[:6] == ["input", "bicubic", "product", "truth", "reference", "reference-2"]
+    assert titles[6] == "gate, 0 to 1"
+    assert titles[7].startswith("uncertainty, 0 to ")
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [row["tiles"] for row in told["tiles"]] == [1, 0, 3]
     assert superres_headline(tmp_path)["scores"] == list(rows.values())
