@@ -28,6 +28,10 @@ _UNRELATED = 0.95
 _HIGHEST_FLOOR = 0.95
 _LEGACY = (-20.0, 0.65)
 """Slope and shift of the released weight, which falls with similarity."""
+_LEAK = 0.2
+"""Slope below 0: features of textures have long tails, and one large step would shut plain ReLUs for good."""
+_QUIET = 0.1
+"""Gain of what is added to the content at first, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,11 @@ class _Inject(nn.Module):
     def __init__(self, width: int, taken: int, blocks: int) -> None:
         super().__init__()
         self.enter = Conv(width + taken, width)
-        self.body = nn.Sequential(*(ResidualConvs(width) for _ in range(blocks)), Conv(width, width))
+        self.body = nn.Sequential(*(ResidualConvs(width) for _ in range(blocks)), Conv(width, width, gain=_QUIET))
 
     def forward(self, x: Tensor, taken: Tensor) -> Tensor:
         """Add to (B, width, H, W) what (B, taken, H, W) gives."""
-        out: Tensor = x + self.body(F.relu(self.enter(torch.cat([x, taken], dim=1))))
+        out: Tensor = x + self.body(F.leaky_relu(self.enter(torch.cat([x, taken], dim=1)), _LEAK))
         return out
 
 
@@ -129,7 +133,7 @@ class TextureTransfer(ReferenceSearch):
         self.inject = nn.ModuleList(
             _Inject(width, channels, self._blocks_at(k)) for k, channels in enumerate(self.channels_of_levels)
         )
-        self.grow = nn.ModuleList(PixelShuffle(width, step) for step in zoom_steps(self.scale))
+        self.grow = nn.ModuleList(PixelShuffle(width, step, _LEAK) for step in zoom_steps(self.scale))
         self.last = Conv(width, max(1, width // 2))
         self.head = Conv(max(1, width // 2), self.out_channels, 1, gain=0.0)
 
@@ -235,7 +239,7 @@ class TextureTransfer(ReferenceSearch):
             x = self.inject[level](x, taken * _spread(trust, taken))
             if level < len(self.grow):
                 x = self.grow[level](x)
-        details = self.head(F.relu(self.last(x)))
+        details = self.head(F.leaky_relu(self.last(x), _LEAK))
         image = alone.float() + details.float() * _spread(trust, details)
         if self.form is not None:
             image = constrain(image, low[:, list(self.bands)], self.scale, self.form, mask, self.mtf)
