@@ -17,10 +17,12 @@ from rsgeo_gan.models.resolver import zoom_steps
 from rsgeo_gan.models.sampling import FILL_PX, UP_PX, coarsen, enlarge
 from rsgeo_gan.optics import reach_px
 
-__all__ = ["ReferenceSearch"]
+__all__ = ["ReferenceSearch", "spread"]
 
 _STRIDES = {"s1": 1, "s2": 2, "s4": 4}
 _FLAT = 1e-4
+_ROUGHEST = 3.0
+"""Most contrast that a reference may have at full resolution, in that of the image; noise, averaged, hides far more."""
 _FAINT = 1e-3
 """Root mean square of features, in standard deviations, below which a patch shows nothing that could be compared."""
 
@@ -82,7 +84,8 @@ class ReferenceSearch(nn.Module):
     ) -> Tensor:
         """Measure by which gain and bias each common band of a reference gets the mean and deviation of the image's.
 
-        Both are compared on the coarse grid, where both are valid.
+        Both are compared on the coarse grid, where both are valid. The gain is smaller where it would give the
+        reference itself more than three times the image's deviation, as it does to noise.
 
         Args:
             low: See `transfer`, as the rest.
@@ -101,17 +104,10 @@ class ReferenceSearch(nn.Module):
             both = both * (mask > 0).float().repeat_interleave(count, dim=0)
             low = torch.where(mask > 0, low, low.new_zeros(()))
         wanted = self._common_low(low).repeat_interleave(count, dim=0)
-        share = both.flatten(2)
-        total = share.sum(dim=2).clamp_min(1)
-        moments = []
-        for image in (wanted, coarse):
-            flat = image.flatten(2)
-            mean = (flat * share).sum(dim=2) / total
-            spread = ((flat - mean[..., None]).square() * share).sum(dim=2) / total
-            moments.append((mean, spread.sqrt()))
-        (mean, spread), (own, scatter) = moments
-        gain = torch.where((scatter > _FLAT) & (spread > _FLAT), spread / scatter.clamp_min(_FLAT), 1.0)
-        bias = torch.where(share.sum(dim=2) > 0, mean - gain * own, 0.0)
+        (mean, wide), (own, scatter) = (_deviation(image, both) for image in (wanted, coarse))
+        scatter = scatter.maximum(_deviation(sharp, valid)[1] / _ROUGHEST)
+        gain = torch.where((scatter > _FLAT) & (wide > _FLAT), wide / scatter.clamp_min(_FLAT), 1.0)
+        bias = torch.where(both.flatten(2).any(dim=2), mean - gain * own, 0.0)
         return torch.stack([gain, bias], dim=-1).view(batch, count, len(self.common), 2)
 
     def textures(self, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -125,6 +121,23 @@ class ReferenceSearch(nn.Module):
             By level.
         """
         return self._at_levels(image[:, [mine for mine, _ in self.common]], mask)
+
+    def clean(self, mask: Tensor) -> dict[str, Tensor]:
+        """Tell by level which cells of `textures` saw valid pixels only, (B, 1, H, W) to (B, 1, h, w)."""
+        taps = {cells: _tap_of(self.scale // cells) for cells in self.levels}
+        return {
+            f"x{cells}": -_pooled(-self.features.seen(mask, tap), pooled, largest=True)
+            for cells, (tap, pooled) in taps.items()
+        }
+
+    def trusted(self, gate: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Weigh `textures` by level: by the gate of a transfer, and by 0 where a cell saw an invalid pixel.
+
+        Args:
+            gate: Of the transfer, shape (B, 1, h, w).
+            mask: Validity of the image made, shape (B, 1, s · h, s · w).
+        """
+        return {level: spread(gate, clean) * clean for level, clean in self.clean(mask).items()}
 
     def check_reference(self, low: Tensor, reference: Tensor) -> None:
         """See that references fit the image.
@@ -211,6 +224,21 @@ class ReferenceSearch(nn.Module):
         return {f"x{cells}": swap(folded[f"x{cells}"], place, cells) for cells in self.levels}
 
 
+def _deviation(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every band over valid pixels, each (B, bands); 0 where there is none."""
+    share, flat = mask.flatten(2), image.flatten(2)
+    total = share.sum(dim=2).clamp_min(1)
+    mean = (flat * share).sum(dim=2) / total
+    return mean, (((flat - mean[..., None]).square() * share).sum(dim=2) / total).sqrt()
+
+
+def spread(trust: Tensor, like: Tensor) -> Tensor:
+    """Bring a map on the coarse grid to the size of another."""
+    if trust.shape[-2:] == like.shape[-2:]:
+        return trust
+    return F.interpolate(trust, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def _levels(scale: int) -> list[int]:
     """Cells along a coarse pixel at each level, from 1 to the scale."""
     cells = [1]
@@ -225,8 +253,10 @@ def _tap_of(stride: int) -> tuple[str, int]:
     return tap, stride // _STRIDES[tap]
 
 
-def _pooled(x: Tensor, side: int) -> Tensor:
-    return x if side == 1 else F.avg_pool2d(x, side)
+def _pooled(x: Tensor, side: int, *, largest: bool = False) -> Tensor:
+    if side == 1:
+        return x
+    return F.max_pool2d(x, side) if largest else F.avg_pool2d(x, side)
 
 
 def _detrended(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rsgeo_gan.models.constraint import Form, constrain, constraint_radius_px
 from rsgeo_gan.models.features import FeatureBackend
 from rsgeo_gan.models.resolver import Conv, PixelShuffle, ResidualConvs, reach, zoom_steps
-from rsgeo_gan.models.searching import ReferenceSearch
+from rsgeo_gan.models.searching import ReferenceSearch, spread
 from rsgeo_gan.models.superres import SRResNet
 
 __all__ = ["TextureTransfer", "Transfer"]
@@ -236,14 +236,21 @@ class TextureTransfer(ReferenceSearch):
         x, trust = content, gate.sqrt()
         for level, cells in enumerate(self.levels):
             taken = maps[f"x{cells}"]
-            x = self.inject[level](x, taken * _spread(trust, taken))
+            x = self.inject[level](x, taken * spread(trust, taken))
             if level < len(self.grow):
                 x = self.grow[level](x)
         details = self.head(F.leaky_relu(self.last(x), _LEAK))
-        image = alone.float() + details.float() * _spread(trust, details)
-        if self.form is not None:
-            image = constrain(image, low[:, list(self.bands)], self.scale, self.form, mask, self.mtf)
-        return Transfer(image, similarity, gate, place, maps)
+        image = alone.float() + details.float() * spread(trust, details)
+        return Transfer(self._constrained(image, low, mask), similarity, gate, place, maps)
+
+    def alone(self, low: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Make the image that there is without a reference: that of the content network, under the constraint."""
+        return self._constrained(self.content(low, mask=mask), low, mask)
+
+    def _constrained(self, image: Tensor, low: Tensor, mask: Tensor | None) -> Tensor:
+        if self.form is None:
+            return image
+        return constrain(image, low[:, list(self.bands)], self.scale, self.form, mask, self.mtf)
 
     def gate_of(self, similarity: Tensor) -> Tensor:
         """Return how far the gate is open, 0 to 1; always shut where there is no reference, which is said by -1."""
@@ -286,10 +293,3 @@ def _edged(inner: Tensor) -> Tensor:
     """Give the outermost cells what their neighbours have."""
     padded = F.pad(inner.float(), (1, 1, 1, 1), mode="replicate")
     return padded.to(inner.dtype)
-
-
-def _spread(trust: Tensor, like: Tensor) -> Tensor:
-    """Bring a map on the coarse grid to the size of another."""
-    if trust.shape[-2:] == like.shape[-2:]:
-        return trust
-    return F.interpolate(trust, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rsgeo_gan.losses import texture_loss
 from rsgeo_gan.tasks.base import Batch, Terms
+from rsgeo_gan.tasks.measuring import agree, fit_features
 from rsgeo_gan.tasks.scoring import Channels
 from rsgeo_gan.tasks.superres import SuperResolution
 
@@ -26,12 +27,13 @@ _TURNS = 3
 class ReferenceSuperResolution(SuperResolution):
     """Make an image of finer pixels with the texture of reference images where they show the same.
 
-    A training has up to three parts, in epochs: the content network alone learns from pixels (`content_epochs`; none
-    for one that is trained already); then, with the content frozen, what transfers texture learns from pixels
-    (`plain_epochs`); then all terms count.
+    A training has up to three parts, in epochs: the content network, under the constraint there is, learns from pixels
+    (`content_epochs`; none for one that is trained already); then, with the content frozen, what transfers texture
+    learns from pixels (`plain_epochs`); then all terms count.
 
     The features that are matched are standardised on the truth of the first batch, and the similarity at which the gate
-    begins to open is measured there between samples and the references of others, which are of unrelated places.
+    begins to open is measured there, or on the first one that has references, between samples and the references of
+    others, which are of unrelated places.
 
     A tile whose references are missing keeps its content, as do places that no reference resembles.
 
@@ -106,10 +108,29 @@ class ReferenceSuperResolution(SuperResolution):
         """Return also how many bands the features that are matched see."""
         return {**super().channels(arguments), "generator.features": {"in_channels": ("common",)}}
 
+    def setup(self, stage: str) -> None:
+        """See also that there are references to learn from.
+
+        Raises:
+            ValueError: If the data have none, or networks do not fit them.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.facts and "reference" not in self.facts:
+            raise ValueError(
+                "ReferenceSuperResolution: expected tiles with references, got none; set data.references to 1 or more, "
+                "collect tiles with references, or use the task SuperResolution"
+            )
+
+    def on_train_start(self) -> None:
+        """Begin where the checkpoint says, also within an epoch."""
+        super().on_train_start()
+        self.on_train_epoch_start()
+
     def on_train_epoch_start(self) -> None:
         """Let the content learn in its epochs, and freeze it after them."""
         if self.content_epochs:
-            cast(nn.Module, self.generator.content).requires_grad_(self._learns_content())
+            learns = self._learns_content()
+            cast(nn.Module, self.generator.content).requires_grad_(learns).train(learns)
 
     def _learns_content(self) -> bool:
         return self.training and self.current_epoch < self.content_epochs
@@ -136,7 +157,7 @@ class ReferenceSuperResolution(SuperResolution):
             return batch
         both, low, mask = self._sized(batch), batch["image"], batch["mask_valid"]
         if self._learns_content():
-            made = self.generator.content(low, mask=mask)  # type: ignore[operator]
+            made = self.generator.alone(low, mask)  # type: ignore[operator]
             return batch | {"clean": made, "made": made, "mask_both": both}
         found = self._transferred(self._with_truth(batch))
         return batch | {"clean": found.image, "made": found.image, "mask_both": both, "found": found}
@@ -174,13 +195,12 @@ class ReferenceSuperResolution(SuperResolution):
         return low.new_zeros(len(low), 1, bands, *sides), low.new_zeros(len(low), 1, *sides)
 
     @torch.no_grad()
-    def _fit_features(self, batch: Batch) -> None:
+    def _fit_features(self, batch: Batch) -> bool:
         """Standardise features on the truth of a batch, and measure how alike unrelated places look to them."""
-        super()._fit_features(batch)
-        network: Any = self.generator
-        if not network.features.fitted:
-            shown = [mine for mine, _ in network.common]
-            network.features.fit(batch["image_target"][:, shown], batch["mask_valid_target"])
+        done, network = super()._fit_features(batch), cast(Any, self.generator)
+        shown = [mine for mine, _ in network.common]
+        if not fit_features(network.features, batch["image_target"][:, shown], batch["mask_valid_target"]):
+            return False
         if not network.calibrated:
             low, mask = batch["image"], batch["mask_valid"]
             reference, mask_reference = self._references(batch)
@@ -194,6 +214,8 @@ class ReferenceSuperResolution(SuperResolution):
                 mask.repeat(len(others), 1, 1, 1),
                 torch.cat([seen for _, seen in others]),
             )
+            return agree(network.calibrated, (network.floor, network.calibrated_on)) and done
+        return done
 
     def generator_terms(self, batch: Batch) -> Terms:
         """Return the terms of `SuperResolution`, pixels as `reconstruction`, and `texture` where it has a weight."""
@@ -201,7 +223,8 @@ class ReferenceSuperResolution(SuperResolution):
         if self.weights["texture"] > 0 and not self._plain():
             found, network = batch["found"], cast(Any, self.generator)
             made = network.textures(batch["made"], batch["mask_both"])
-            terms["texture"] = texture_loss(made, found.maps, found.gate, asymmetric=self.asymmetric)
+            trust = network.trusted(found.gate, batch["mask_both"])
+            terms["texture"] = texture_loss(made, found.maps, trust, asymmetric=self.asymmetric)
         return terms
 
     def _more_scores(self, batch: Batch) -> dict[str, Tensor]:
@@ -211,8 +234,8 @@ class ReferenceSuperResolution(SuperResolution):
             return {}
         total = mask.sum(dim=(1, 2, 3))
         means = {name: (getattr(found, name) * mask).sum(dim=(1, 2, 3)) / total for name in ("similarity", "gate")}
-        alone = self._scores_of(self(batch["image"], mask=mask).float(), batch, batch["mask_both"])["psnr"]
-        return {**means, "content_psnr": alone}
+        alone = cast(Any, self.generator).alone(batch["image"], mask).float()
+        return {**means, "content_psnr": self._scores_of(alone, batch, batch["mask_both"])["psnr"]}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return finer images, model domain, their tiles, and the maps `similarity` and `gate`, (B, 1, h, w)."""

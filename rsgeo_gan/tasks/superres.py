@@ -191,11 +191,11 @@ class SuperResolution(JudgedSharpening):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Standardise features as long as they are not, then learn."""
         if not self._standardised:
-            self._standardised = bool(self._fit_features(batch))
+            self._standardised = self._fit_features(batch)
         super().training_step(batch, batch_idx)
 
     @torch.no_grad()
-    def _fit_features(self, batch: Batch) -> bool | None:
+    def _fit_features(self, batch: Batch) -> bool:
         """Standardise features that are not yet, on the truth of a batch; the checkpoint keeps that."""
         return fit_features(self.perceptual, batch["image_target"], batch["mask_valid_target"])
 

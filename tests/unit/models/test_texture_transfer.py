@@ -229,6 +229,46 @@ def test_windows_of_a_scene_are_what_the_whole_scene_gives(scale: int, form: Any
     torch.testing.assert_close(window.image[..., inner, inner], whole.image[..., outer, outer], atol=1e-5, rtol=1e-5)
 
 
+def test_noise_is_not_blown_up_until_its_average_has_the_contrast_of_the_image() -> None:
+    made = network(4)
+    _, low, reference = pair(4)
+    noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(3))
+    gain = made.radiometry(low, noise)[..., 0]
+    wanted = low[:, [0, 2]].std(dim=(2, 3), correction=0)[:, None]
+    fine = noise.std(dim=(3, 4), correction=0)
+    torch.testing.assert_close(gain * fine, 3 * wanted, atol=1e-4, rtol=1e-4)
+    usual = made.radiometry(low, reference)[..., 0]
+    torch.testing.assert_close(usual, torch.full((2, 1, 2), 1 / 1.5))
+
+
+@pytest.mark.parametrize("form", [None, "mtf"])
+def test_without_a_reference_it_is_the_content_under_the_constraint(form: Any) -> None:
+    made = network(form=form, mtf=0.2)
+    _, low, reference = pair()
+    mask = torch.ones(2, 1, LOW, LOW)
+    mask[0, :, 3:6, 4:6] = 0
+    nothing = torch.zeros(2, 1, 2 * LOW, 2 * LOW)
+    assert torch.equal(made(low, reference, mask, nothing), made.alone(low, mask))
+    assert torch.equal(made.alone(low, mask), made.content(low, mask)) == (form is None)
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_textures_count_by_the_gate_where_they_saw_valid_pixels_only(scale: int) -> None:
+    made, side = network(scale), 14 * scale
+    mask = torch.ones(1, 1, side, side)
+    mask[..., : 2 * scale] = 0
+    image = scenes(1, 3, side)
+    trust = made.trusted(torch.full((1, 1, 14, 14), 0.6), mask)
+    one, other = (made.textures(torch.where(mask > 0, image, value), None) for value in (0.0, 50.0))
+    assert trust.keys() == one.keys()
+    for level, weight in trust.items():
+        seen = (weight > 0).expand_as(one[level])
+        assert weight.shape == one[level][:, :1].shape
+        assert 0.3 < float(seen.float().mean()) < 1
+        torch.testing.assert_close(weight[weight > 0], torch.full_like(weight[weight > 0], 0.6))
+        assert torch.equal(one[level][seen], other[level][seen])
+
+
 def test_searches_of_everything_and_constraints_of_everything_have_no_radius() -> None:
     assert network(window_px=None).receptive_radius_px is None
     assert network(form="fourier").receptive_radius_px is None

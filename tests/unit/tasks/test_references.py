@@ -33,6 +33,12 @@ class Data(plain.Data):
         self.samples = [{name: value[k] for name, value in whole.items()} for k in range(6)]
 
 
+class Bare(Data):
+    """The same without references."""
+
+    facts = FACTS
+
+
 @pytest.fixture(autouse=True)
 def with_references(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain, "Data", Data)
@@ -122,6 +128,49 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path: Path) -> N
     trained(resumed, tmp_path, max_epochs=3, path=tmp_path / "epoch=1.ckpt", shuffled=False)
     for name, value in unbroken.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_gate_waits_for_a_batch_with_references(tmp_path: Path) -> None:
+    made, data = task(), Data(shuffled=False)
+    for sample in data.samples[:2]:
+        sample["mask_reference"] = torch.zeros_like(sample["mask_reference"])
+    network: Any = made.generator
+    floors: list[tuple[bool, float]] = []
+
+    class Look(plain.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            floors.append((network.calibrated, float(network.floor)))
+
+    trained(made, tmp_path, Look(), max_epochs=1, data=data)
+    assert floors[0] == (False, 0.0)
+    assert floors[1][0]
+    assert floors[1][1] > 0
+    assert floors[2] == floors[1]
+
+
+def test_the_content_learns_under_the_constraint_and_what_is_invalid_reaches_no_texture() -> None:
+    made, given = task(judged=True, content_epochs=1), batch()
+    network: Any = made.generator
+    network.form = "local"
+    nn.init.normal_(network.content.head.weight)
+    ready = made.prepare(dict(given))
+    assert torch.equal(ready["made"], network.alone(given["image"], given["mask_valid"]))
+    torch.testing.assert_close(nn.functional.avg_pool2d(ready["made"], SCALE), given["image"])
+    made._trainer.current_epoch = 1  # type: ignore[misc]
+    made._fit_features(given)
+    nn.init.normal_(network.head.weight)
+    given["mask_valid_target"][..., :8] = 0
+    torch.manual_seed(3)
+    ready = made.prepare(dict(given))
+    found = made.generator_terms(ready)["texture"]
+    spoiled = ready | {"made": torch.where(ready["mask_both"] > 0, ready["made"], 30.0)}
+    torch.testing.assert_close(made.generator_terms(spoiled)["texture"], found)
+    assert float(found.detach()) > 0
+
+
+def test_tiles_without_references_are_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected tiles with references"):
+        trained(task(), tmp_path, data=Bare())
 
 
 def test_predictions_come_with_similarity_and_gate() -> None:
