@@ -36,6 +36,7 @@ class Record(Callback):
         self.judged: list[torch.Tensor] = []
         self.losses: list[float] = []
         self.gradients: dict[str, torch.Tensor] = {}
+        self.early: dict[str, torch.Tensor] = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.seen += list(batch[self.key].clone())
@@ -47,11 +48,12 @@ class Record(Callback):
         self.losses.append(float(trainer.callback_metrics["train_g/total"]))
         if not self.gradients:
             self.gradients = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}
+            self.early = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         noise = float(torch.rand(()))
-        kept = {key: getattr(self, key) for key in ("seen", "judged", "losses", "gradients")}
+        kept = {key: getattr(self, key) for key in ("seen", "judged", "losses", "gradients", "early")}
         kept |= {"metrics": metrics, "noise": noise, "weights": pl_module.state_dict()}
         torch.save(kept, self.folder / f"rank{trainer.global_rank}.pt")
 
