@@ -22,6 +22,7 @@ __all__ = [
     "Stage",
     "collection",
     "fingerprint",
+    "gathered",
     "known_items",
     "nothing_new",
     "outcome_of",
@@ -190,6 +191,19 @@ def known_items(folder: Path) -> dict[str, str]:
     return {
         item.id: _digest({**item.to_dict(), "properties": _lasting(item.properties)}) for item in Manifest.read(path)
     }
+
+
+def gathered(stage: str, job: Plan[Any], folder: str, make: Callable[[Path], Manifest]) -> Outcome:
+    """Make the collection of a stage in its folder, and say what is new in it.
+
+    Args:
+        stage: Name of the stage.
+        job: The job.
+        folder: Name of the folder, and of the collection.
+        make: Makes the collection in that folder.
+    """
+    before = known_items(job.root / folder)
+    return outcome_of(stage, folder, before, make(job.root / folder))
 
 
 def outcome_of(stage: str, folder: str, before: dict[str, str], manifest: Manifest) -> Outcome:

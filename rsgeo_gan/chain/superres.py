@@ -15,8 +15,7 @@ from rsgeo_gan.chain.stages import (
     Stage,
     collection,
     fingerprint,
-    known_items,
-    outcome_of,
+    gathered,
     published,
     sealed,
     trained,
@@ -29,7 +28,14 @@ __all__ = ["SUPERRES", "SuperresJob", "superres_headline", "superres_training"]
 
 @dataclass(frozen=True)
 class SuperresJob(Plan[SuperresCatalog]):
-    """One super-resolution, in plain text; see `Plan`."""
+    """One super-resolution, in plain text; see `Plan`.
+
+    Args:
+        device: Torch device that makes the products, "auto" for a GPU where there is one; training has its own setting
+            (`training.overrides`).
+    """
+
+    device: str = "auto"
 
     @property
     def stages(self) -> Sequence[Stage[SuperresJob, SuperresCatalog]]:
@@ -44,9 +50,8 @@ class SuperresJob(Plan[SuperresCatalog]):
 def _collect(job: SuperresJob, catalog: SuperresCatalog, progress: Progress) -> Outcome:
     from rsgeo_gan.collect import collect_superres
 
-    before = known_items(job.root / "tiles")
-    return outcome_of(
-        "collect", "tiles", before, collect_superres(catalog.collect, job.root / "tiles", progress=progress)
+    return gathered(
+        "collect", job, "tiles", lambda folder: collect_superres(catalog.collect, folder, progress=progress)
     )
 
 
@@ -69,19 +74,18 @@ def superres_training(catalog: SuperresCatalog) -> SuperresTraining:
 def _superres(job: SuperresJob, catalog: SuperresCatalog, progress: Progress) -> Outcome:
     from rsgeo_gan.inference.sharpening import sharpen_tiles
 
-    before, settings = known_items(job.root / "products"), catalog.products
-    products = sharpen_tiles(
-        published(job, "superres"),
-        Manifest.read(collection(job, "tiles")),
-        job.root / "products",
-        split=settings.split,
-        most=settings.most,
-        uncertainty=settings.uncertainty,
-        window_px=settings.window_px,
-        max_failed_share=catalog.limits.max_failed_share,
-        progress=progress,
-    )
-    return outcome_of("superres", "products", before, products)
+    def make(folder: Path) -> Manifest:
+        return sharpen_tiles(
+            published(job, "superres"),
+            Manifest.read(collection(job, "tiles")),
+            folder,
+            **catalog.products.model_dump(),
+            max_failed_share=catalog.limits.max_failed_share,
+            device=job.device,
+            progress=progress,
+        )
+
+    return gathered("superres", job, "products", make)
 
 
 def _report(job: SuperresJob, catalog: SuperresCatalog, progress: Progress) -> Outcome:

@@ -16,8 +16,7 @@ from rsgeo_gan.chain.stages import (
     Stage,
     collection,
     fingerprint,
-    known_items,
-    outcome_of,
+    gathered,
     published,
     sealed,
     trained,
@@ -54,8 +53,7 @@ class SynthesisJob(Plan[SynthesisCatalog]):
 def _collect(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -> Outcome:
     from rsgeo_gan.collect import collect
 
-    before = known_items(job.root / "tiles")
-    return outcome_of("collect", "tiles", before, collect(catalog.collect, job.root / "tiles", progress=progress))
+    return gathered("collect", job, "tiles", lambda folder: collect(catalog.collect, folder, progress=progress))
 
 
 def _train(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -> Outcome:
@@ -75,17 +73,18 @@ def training_of(catalog: SynthesisCatalog) -> SynthesisTraining:
 def _synthesize(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -> Outcome:
     from rsgeo_gan.inference.synthesis import synthesize
 
-    before = known_items(job.root / "products")
-    products = synthesize(
-        published(job, "synthesize"),
-        job.root / "products",
-        catalog.products,
-        tiles=Manifest.read(collection(job, "tiles")),
-        max_failed_share=catalog.limits.max_failed_share,
-        device=job.device,
-        progress=progress,
-    )
-    return outcome_of("synthesize", "products", before, products)
+    def make(folder: Path) -> Manifest:
+        return synthesize(
+            published(job, "synthesize"),
+            folder,
+            catalog.products,
+            tiles=Manifest.read(collection(job, "tiles")),
+            max_failed_share=catalog.limits.max_failed_share,
+            device=job.device,
+            progress=progress,
+        )
+
+    return gathered("synthesize", job, "products", make)
 
 
 def _report(job: SynthesisJob, catalog: SynthesisCatalog, progress: Progress) -> Outcome:

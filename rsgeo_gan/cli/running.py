@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -19,7 +19,7 @@ from rsgeo_gan.chain import Job, Outcome
 from rsgeo_gan.cli.shell import screen
 from rsgeo_gan.progress import Progress
 
-__all__ = ["heed_termination", "progress_bar", "run_job", "run_stages", "table_of", "wide_console"]
+__all__ = ["heed_termination", "progress_bar", "run_job", "run_stages", "run_whole", "table_of", "wide_console"]
 
 _PLAIN_WIDTH = 120
 """Columns of the final table where the output is not a terminal."""
@@ -61,6 +61,31 @@ def heed_termination() -> None:
 
 def _terminated(number: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def run_whole(
+    job: chain.Plan[Any],
+    tables: Callable[[Any], Mapping[str, Sequence[Mapping[str, Any]]]],
+    titles: Mapping[str, str],
+    what: str,
+) -> None:
+    """Run all stages of a job, then show what came of it.
+
+    Args:
+        job: The job; the stage before the last makes its products, the last its report.
+        tables: Returns the tables of the report by name.
+        titles: Title of each table that is shown, by name.
+        what: What the products are, for people.
+    """
+    outcomes = run_stages(job)
+    console, found = wide_console(), tables(job)
+    for name, title in titles.items():
+        if found[name]:
+            console.print(table_of(title, found[name]))
+    if chain.nothing_new(outcomes):
+        console.print("Nothing new: everything was done already.", highlight=False)
+    console.print(f"{outcomes[-2].total} {what} in {job.root / 'products'}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {job.root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
 
 
 def _line(outcome: Outcome) -> str:

@@ -18,7 +18,7 @@ from rsgeo_gan.cli.options import (
     read_train,
     refuse,
 )
-from rsgeo_gan.cli.running import heed_termination, progress_bar, run_stages, table_of, wide_console
+from rsgeo_gan.cli.running import heed_termination, progress_bar, run_whole, wide_console
 from rsgeo_gan.cli.shell import app
 
 __all__ = ["superres_command"]
@@ -34,7 +34,6 @@ _SCENE_OPTIONS = (
     "align",
     "max_shift_px",
     "window_px",
-    "device",
 )
 
 
@@ -106,7 +105,9 @@ def superres_command(
         chosen = read_settings(settings)
         if uncertainty is not None:
             chosen["products.uncertainty"] = uncertainty
-        return _whole(SuperresJob(str(catalog), str(out), train=read_train(train), recipe=recipe, settings=chosen))
+        job = SuperresJob(str(catalog), str(out), read_train(train), recipe, settings=chosen, device=device)
+        titles = {"tiles": "Tiles", "scores": "Scores on held-out tiles, 95 % intervals"}
+        return run_whole(job, chain.superres_headline, titles, "finer images")
     refuse(context, "SCENE", "train", "recipe", "settings")
     if checkpoint is None:
         raise typer.BadParameter("a scene needs the checkpoint of a network", param_hint="--checkpoint")
@@ -144,16 +145,3 @@ def superres_command(
 def _files(text: str) -> list[str]:
     """One raster, or the one-band files that commas join; a name that holds a comma is one raster where it exists."""
     return [text] if Path(text).exists() else [part for part in text.split(",") if part]
-
-
-def _whole(job: SuperresJob) -> None:
-    """Run the chain, then show what came of it."""
-    outcomes = run_stages(job)
-    console, tables = wide_console(), chain.superres_headline(job)
-    for title, rows in (("Tiles", tables["tiles"]), ("Scores on held-out tiles, 95 % intervals", tables["scores"])):
-        if rows:
-            console.print(table_of(title, rows))
-    if chain.nothing_new(outcomes):
-        console.print("Nothing new: everything was done already.", highlight=False)
-    console.print(f"{outcomes[-2].total} finer images in {job.root / 'products'}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {job.root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)

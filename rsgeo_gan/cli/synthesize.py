@@ -11,7 +11,7 @@ from rsgeo_gan import chain
 from rsgeo_gan.catalog import products_of
 from rsgeo_gan.chain import SynthesisJob
 from rsgeo_gan.cli.options import OutOption, RecipeOption, SetOption, TrainOption, read_settings, read_train, refuse
-from rsgeo_gan.cli.running import progress_bar, run_stages, table_of, wide_console
+from rsgeo_gan.cli.running import progress_bar, run_whole, table_of, wide_console
 from rsgeo_gan.cli.shell import app
 from rsgeo_gan.manifest import Manifest
 
@@ -67,23 +67,12 @@ def synthesize_command(
     if catalog is not None:
         refuse(context, "--catalog", "tiles")
         mode = read_train(train)
-        _whole(SynthesisJob(catalog, str(out), train=mode, recipe=recipe, settings=chosen, device=device))
+        job = SynthesisJob(catalog, str(out), train=mode, recipe=recipe, settings=chosen, device=device)
+        titles = {"classes": "Images", "scores": "Scores, 95 % intervals"}
+        run_whole(job, chain.synthesis_headline, titles, "synthetic images")
     elif checkpoint is not None:
         refuse(context, "CHECKPOINT", "train", "recipe")
         _images(checkpoint, tiles, out, chosen, device)
-
-
-def _whole(job: SynthesisJob) -> None:
-    """Run the chain, then show what came of it."""
-    outcomes = run_stages(job)
-    console, tables = wide_console(), chain.synthesis_headline(job)
-    for title, rows in (("Images", tables["classes"]), ("Scores, 95 % intervals", tables["scores"])):
-        if rows:
-            console.print(table_of(title, rows))
-    if chain.nothing_new(outcomes):
-        console.print("Nothing new: everything was done already.", highlight=False)
-    console.print(f"{outcomes[-2].total} synthetic images in {job.root / 'products'}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {job.root / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
 
 
 def _images(checkpoint: Path, tiles: Path | None, out: Path, chosen: dict[str, Any], device: str) -> None:

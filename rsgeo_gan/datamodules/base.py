@@ -49,15 +49,16 @@ class PatchDataModule(GeoDataModule):
         dataset_class: Class of the datasets.
         tiles: Folder of the tiles, or their manifest.
         patch_size: Side of a patch, pixels.
-        batch_size: Patches in a batch, of each process.
+        batch_size: Patches in a batch, of each process; whole tiles likewise where patches lie `inside`, if all tiles
+            are of one size.
+        min_valid: Share of a patch that must be valid.
+        mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
         length: Patches an epoch, of all processes; about four for every training tile when None.
         num_workers: Processes that read.
         seed: Of the patches drawn.
-        min_valid: Share of a patch that must be valid.
         val_length: Most patches in validation and test; all that fit without overlap when None.
-        flips: Mirror patches at random.
+        flips: Mirror patches at random; turns the look direction of SAR round, see `Augmentation`.
         statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
-        mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
         cache_mb: Memory for decoded tiles, MiB, per worker.
 
     Attributes:
@@ -68,6 +69,8 @@ class PatchDataModule(GeoDataModule):
     std = torch.tensor(1)
     asked: str = "valid"
     """What `min_valid` asks of a patch, in words."""
+    inside: bool = False
+    """Whether patches lie inside tiles, instead of anywhere on the lattice of neighbouring ones."""
 
     def __init__(
         self,
@@ -76,15 +79,15 @@ class PatchDataModule(GeoDataModule):
         tiles: str,
         patch_size: int,
         batch_size: int,
-        length: int | None,
-        num_workers: int,
-        seed: int,
         min_valid: float,
-        val_length: int | None,
-        flips: bool,
-        statistics: str | None,
         mix_tiles: int,
-        cache_mb: float,
+        length: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        val_length: int | None = None,
+        flips: bool = False,
+        statistics: str | None = None,
+        cache_mb: float = 256.0,
     ) -> None:
         super().__init__(
             cast(Any, dataset_class),
@@ -129,7 +132,10 @@ class PatchDataModule(GeoDataModule):
     def _positions(self, dataset: Any) -> Positions:
         """Return the acceptable places of a dataset."""
         assert self._survey is not None
-        return Positions(dataset.tile_set, self._survey.missing, self._survey.cell_px, self.side_px, self.min_valid)
+        found = self._survey
+        return Positions(
+            dataset.tile_set, found.missing, found.cell_px, self.side_px, self.min_valid, inside=self.inside
+        )
 
     def _drawn(self, dataset: Any) -> Positions:
         """Return the places that training patches are drawn from."""
@@ -235,8 +241,13 @@ class PatchDataModule(GeoDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of whole tiles, in the manifest's order."""
+        dataset: Any = self.predict_dataset
+        alike = self.inside and len({(tile.width, tile.height) for tile in dataset.tile_set.tiles}) == 1
         return DataLoader(
-            cast(Any, self.predict_dataset), batch_size=1, num_workers=self.num_workers, collate_fn=self.collate_fn
+            dataset,
+            batch_size=self.batch_size if alike else 1,
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
         )
 
     def _dataloader_factory(self, split: str) -> DataLoader[Any]:

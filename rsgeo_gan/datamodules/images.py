@@ -8,8 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch.utils.data import DataLoader
-
 from rsgeo_gan.conditions import Conditions
 from rsgeo_gan.datamodules.base import PatchDataModule, log
 from rsgeo_gan.datasets import (
@@ -52,22 +50,19 @@ class TileDataModule(PatchDataModule):
         per_class: Most training tiles of each class, or of all where tiles have no class; all when None. Those of a
             smaller number are among those of a larger one, and the statistics stay those of the whole training split,
             so that runs on ever fewer tiles can be compared.
-        length: Patches an epoch, of all processes; about four for every training tile when None.
-        num_workers: Processes that read.
-        seed: Of the patches drawn.
         min_valid: Share of a patch that must be valid.
-        val_length: Most patches in validation and test; all that fit without overlap when None.
-        flips: Mirror patches at random; turns the look direction of SAR round, see `Augmentation`.
-        statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
         mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
-        cache_mb: Memory for decoded tiles, MiB, per worker.
         mix: Synthetic images among the training patches: `{"products": folder, "share": 0.3}`, the share being that of
             an epoch. Statistics, validation and test stay those of the real tiles.
+        shared: What data modules of patches have in common, see `PatchDataModule`: length, num_workers, seed,
+            val_length, flips, statistics and cache_mb.
 
     Attributes:
         facts: Scaler, pixel size, conditions and digest of the tiles as plain types, after `setup`.
         conditions: The conditions, after `setup`.
     """
+
+    inside = True
 
     def __init__(
         self,
@@ -79,31 +74,19 @@ class TileDataModule(PatchDataModule):
         balanced: bool = False,
         classes: list[str] | None = None,
         per_class: int | None = None,
-        length: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
         min_valid: float = 0.95,
-        val_length: int | None = None,
-        flips: bool = False,
-        statistics: str | None = None,
         mix_tiles: int = 64,
-        cache_mb: float = 256.0,
         mix: dict[str, Any] | None = None,
+        **shared: Any,
     ) -> None:
         super().__init__(
             ImageTileDataset,
             tiles=tiles,
             patch_size=patch_size,
             batch_size=batch_size,
-            length=length,
-            num_workers=num_workers,
-            seed=seed,
             min_valid=min_valid,
-            val_length=val_length,
-            flips=flips,
-            statistics=statistics,
             mix_tiles=mix_tiles,
-            cache_mb=cache_mb,
+            **shared,
         )
         self.side = side
         self.wanted = list(conditions or ())
@@ -179,11 +162,6 @@ class TileDataModule(PatchDataModule):
                 f"{small[0].height}. Lower patch_size, or collect tiles of one size."
             )
 
-    def _positions(self, dataset: Any) -> Positions:
-        assert self._survey is not None
-        found = self._survey
-        return Positions(dataset.tile_set, found.missing, found.cell_px, self.side_px, self.min_valid, inside=True)
-
     def _drawn(self, dataset: Any) -> Positions:
         positions = self._positions(dataset)
         classes = self.conditions.classes
@@ -219,17 +197,6 @@ class TileDataModule(PatchDataModule):
             world,
         )
         return MixedDataset(dataset, synthetic), sampler
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of whole tiles, in the manifest's order."""
-        dataset: Any = self.predict_dataset
-        sizes = {(tile.width, tile.height) for tile in dataset.tile_set.tiles}
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size if len(sizes) == 1 else 1,
-            num_workers=self.num_workers,
-            collate_fn=self.collate_fn,
-        )
 
 
 def _one_pixel_size(every: ImageTileSet) -> None:

@@ -21,17 +21,12 @@ class PairDataModule(PatchDataModule):
         tiles: Folder of the tiles, or their manifest.
         patch_size: Side of a patch, source pixels.
         batch_size: Patches in a batch, of each process.
-        length: Patches an epoch, of all processes; about four for every training tile when None.
-        num_workers: Processes that read.
-        seed: Of the patches drawn.
         min_valid: Share of a patch that must be valid on both sides.
-        val_length: Most patches in validation and test; all that fit without overlap when None.
         radius_px: Misalignment that losses and scores forgive, pixels; passed on with the facts.
-        flips: Mirror patches at random; turns the look direction of SAR round, see `Augmentation`.
-        statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
         halo_px: Margin of the whole tiles in prediction, source pixels.
         mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
-        cache_mb: Memory for decoded tiles, MiB, per worker.
+        shared: What data modules of patches have in common, see `PatchDataModule`: length, num_workers, seed,
+            val_length, flips, statistics and cache_mb.
 
     Attributes:
         facts: Scalers, pixel size, scale and digest of the tiles as plain types, after `setup`.
@@ -44,32 +39,20 @@ class PairDataModule(PatchDataModule):
         tiles: str = "tiles",
         patch_size: int = 256,
         batch_size: int = 1,
-        length: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
         min_valid: float = 0.9,
-        val_length: int | None = None,
         radius_px: int = 3,
-        flips: bool = False,
-        statistics: str | None = None,
         halo_px: int = 0,
         mix_tiles: int = 16,
-        cache_mb: float = 256.0,
+        **shared: Any,
     ) -> None:
         super().__init__(
             PairDataset,
             tiles=tiles,
             patch_size=patch_size,
             batch_size=batch_size,
-            length=length,
-            num_workers=num_workers,
-            seed=seed,
             min_valid=min_valid,
-            val_length=val_length,
-            flips=flips,
-            statistics=statistics,
             mix_tiles=mix_tiles,
-            cache_mb=cache_mb,
+            **shared,
         )
         self.radius_px = radius_px
         self.halo_px = halo_px

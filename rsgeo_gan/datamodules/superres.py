@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from rsgeo_gan.datamodules.base import PatchDataModule
-from rsgeo_gan.datasets import Positions, Survey
-from rsgeo_gan.datasets.superres import Degradation, SuperResolutionDataset, SuperResolutionTileSet
+from rsgeo_gan.datasets import Degradation, SuperResolutionDataset, SuperResolutionTileSet, Survey
 from rsgeo_gan.datasets.tiles import TileSet
 from rsgeo_gan.grid import pixel_m
 from rsgeo_gan.manifest import item_box
@@ -37,19 +34,17 @@ class SuperResolutionDataModule(PatchDataModule):
             None: the real coarse images where the tiles have them, else made with an MTF of 0.2.
         common: Pairs of a fine band and a reference's band, counted from 0, that show the same; those of one name when
             None, or as the catalogue says.
-        length: Patches an epoch, of all processes; about four for every training tile when None.
-        num_workers: Processes that read.
-        seed: Of the patches drawn.
         min_valid: Share of a patch that must be valid, fine and coarse; references do not count.
-        val_length: Most patches in validation and test; all that fit without overlap when None.
         flips: Mirror and turn patches at random; turns the look direction of SAR round, see `Augmentation`.
-        statistics: Take the normalisation from this `stats.json` or checkpoint instead of from these tiles.
         mix_tiles: Tiles whose patches are mixed, and which a reader should be able to hold.
-        cache_mb: Memory for decoded tiles, MiB, per worker.
+        shared: What data modules of patches have in common, see `PatchDataModule`: length, num_workers, seed,
+            val_length, statistics and cache_mb.
 
     Attributes:
         facts: Scalers, scale, pixel size, bands, degradation and digest of the tiles as plain types, after `setup`.
     """
+
+    inside = True
 
     def __init__(
         self,
@@ -60,30 +55,20 @@ class SuperResolutionDataModule(PatchDataModule):
         references: int = 0,
         degradation: dict[str, Any] | None = None,
         common: list[list[int]] | None = None,
-        length: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
         min_valid: float = 0.95,
-        val_length: int | None = None,
         flips: bool = False,
-        statistics: str | None = None,
         mix_tiles: int = 64,
-        cache_mb: float = 256.0,
+        **shared: Any,
     ) -> None:
         super().__init__(
             SuperResolutionDataset,
             tiles=tiles,
             patch_size=patch_size,
             batch_size=batch_size,
-            length=length,
-            num_workers=num_workers,
-            seed=seed,
             min_valid=min_valid,
-            val_length=val_length,
-            flips=flips,
-            statistics=statistics,
             mix_tiles=mix_tiles,
-            cache_mb=cache_mb,
+            flips=flips,
+            **shared,
         )
         self.scale = scale
         self.references = references
@@ -102,11 +87,6 @@ class SuperResolutionDataModule(PatchDataModule):
 
     def _whole(self) -> SuperResolutionDataset:
         return self._dataset(None, truth=False)
-
-    def _positions(self, dataset: Any) -> Positions:
-        assert self._survey is not None
-        found = self._survey
-        return Positions(dataset.tile_set, found.missing, found.cell_px, self.side_px, self.min_valid, inside=True)
 
     def _named(self, scalers: Mapping[Any, Scaler]) -> Mapping[str, Scaler]:
         named = {"source": scalers.get("low", scalers["image"]), "target": scalers["image"]}
@@ -135,17 +115,6 @@ class SuperResolutionDataModule(PatchDataModule):
             facts["reference_mtf"] = _one(every.manifest.extra.get("rsgeo:reference_mtf"))
             facts["common"] = self.common or every.manifest.extra.get("rsgeo:common") or _common(every)
         return facts
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of whole tiles, in the manifest's order."""
-        dataset: Any = self.predict_dataset
-        sizes = {(tile.width, tile.height) for tile in dataset.tile_set.tiles}
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size if len(sizes) == 1 else 1,
-            num_workers=self.num_workers,
-            collate_fn=self.collate_fn,
-        )
 
 
 def _one(values: Sequence[float | None] | None) -> float | None:

@@ -7,8 +7,9 @@ from rsgeo_gan.datasets.images import ClassPositions, ImageTileDataset
 from rsgeo_gan.datasets.imagesets import ImageTileSet
 from rsgeo_gan.datasets.pairs import PairDataset, Patch, TileDataset
 from rsgeo_gan.datasets.sampling import BlockPatchSampler, GridPatchSampler, Positions
+from rsgeo_gan.datasets.sharpsets import SuperResolutionTileSet
 from rsgeo_gan.datasets.statistics import Survey, survey
-from rsgeo_gan.datasets.superres import Degradation, SuperResolutionDataset, SuperResolutionTileSet
+from rsgeo_gan.datasets.superres import Degradation, SuperResolutionDataset
 from rsgeo_gan.datasets.synthetic import MixedDataset, MixedPatchSampler, SyntheticDataset
 from rsgeo_gan.datasets.tiles import Tile, TileReader, TileSet
 

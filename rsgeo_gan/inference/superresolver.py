@@ -144,6 +144,8 @@ class SuperResolver:
         self._radiometry = None
         if self.takes_reference and reference is not None and hasattr(self.network, "radiometry"):
             network: Any = self.network
+            # Clouds in one of the two alone would decide over mean and deviation; they lie beyond the training's range.
+            mask, mask_reference = _within(low, mask, 1), _within(reference, mask_reference, 2)
             with torch.inference_mode():
                 given = (
                     part if part is None else _side_by_side(part) for part in (low, reference, mask, mask_reference)
@@ -249,6 +251,13 @@ def _copies() -> Iterator[tuple[int, bool]]:
 def turned(image: Tensor, quarter_turns: int, mirrored: bool) -> Tensor:
     """Mirror an image left to right where asked, then turn it; over its last two dimensions."""
     return torch.rot90(image.flip(-1) if mirrored else image, quarter_turns, (-2, -1))
+
+
+def _within(images: Tensor, mask: Tensor | None, bands: int) -> Tensor:
+    """Validity of what lies within the range of the training in all bands; all of the valid where nothing does."""
+    inside = (images.abs() <= 1).all(dim=bands, keepdim=bands == 1).to(images)
+    inside = inside if mask is None else inside * mask
+    return inside if inside.any() or mask is None else mask
 
 
 def _side_by_side(windows: Tensor) -> Tensor:

@@ -468,3 +468,23 @@ def test_references_finer_than_the_product_are_blurred_as_in_training(tmp_path):
     assert np.mean(whole[20] * crests) == pytest.approx(0.25 * 100 / 127.5, rel=0.05)
     part = read.read(8, 4, 6, 9)[0][0, 0]
     assert np.allclose(part, whole[16:28, 8:26], atol=1e-6)
+
+
+def test_clouds_do_not_decide_over_the_radiometry_of_a_reference(tmp_path):
+    network = SuperResolver.load(checkpoint(tmp_path / "toy.ckpt", ToyTransfer()), trusted=TRUSTED)
+    draw = torch.Generator().manual_seed(2)
+    low = torch.rand(2, 3, 8, 8, generator=draw) - 0.5
+    sharp, seen = torch.rand(2, 1, 2, 16, 16, generator=draw), torch.ones(2, 1, 16, 16)
+    given = []
+    network.network.radiometry = lambda *parts: given.append(parts) or torch.zeros(1)
+    low[1, 0, 2:4, :] = 3.0
+    sharp[0, 0, 1, 5] = 1.5
+    network.freeze(low, None, sharp, seen)
+    _, _, mask, mask_reference = given[0]
+    assert (mask.shape, mask_reference.shape) == ((1, 1, 16, 8), (1, 1, 32, 16))
+    clouds = torch.zeros(16, 8, dtype=torch.bool)
+    clouds[10:12] = True
+    assert torch.equal(mask[0, 0] == 0, clouds)
+    assert torch.equal((mask_reference[0, 0] == 0).nonzero()[:, 0], torch.full((16,), 5))
+    network.freeze(low + 9, torch.ones(2, 1, 8, 8), sharp, seen)
+    assert given[1][2].min() == 1
