@@ -45,7 +45,8 @@ class Judge:
         self.data = data
         bands = data.train.truth.shape[1]
         self.backend = RandomConv(bands, dims=4).fit([patches(data.train)])
-        self.side = min(TILE_PX, *(length // 4 * 4 for length in data.test.truth.shape[-2:]))
+        sides = sorted(data.test.truth.shape[-2:])
+        self.side = min(TILE_PX, sides[0] // 4 * 4, sides[1] // 8 * 4)
         self.corners = tiles(data.test, self.side)
         truth = data.scene.test.truth
         values = truth[:, :, data.test.mask[0, 0] > 0].flatten()[:: max(1, truth.numel() // 1_000_000)]
