@@ -6,7 +6,6 @@ Reference: Aybar et al., 2024, doi:10.1109/LGRS.2024.3401394. Images are reflect
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rsgeo_gan.metrics.offsets import offset, shifted
 from rsgeo_gan.metrics.radiometry import spectral_angle
 from rsgeo_gan.metrics.similarity import check_pair
 
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 BORDER_PX = 16
-_STEPS = 50
-"""Parts of a pixel to which offsets are measured."""
 _FARTHEST_PX = 5.0
+_LEAST = 1e-3
+"""Share of valid pixels in a resampled one below which it shows nothing."""
 _SHARPNESS, _TEMPERATURE = 0.05, 0.25
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -85,11 +85,12 @@ def consistency(low: Tensor, pred: Tensor, mask: Tensor | None = None, border_px
     """
     scale = _scale(low, pred)
     low, pred, valid = _inner(low, border_px // scale), _inner(pred, border_px), _inner(mask, border_px // scale)
-    coarse = _resized(pred, 1 / scale)
+    fine = None if valid is None else valid.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
+    coarse = _resized(pred, 1 / scale, fine)
     apart = (low - coarse).abs().mean(dim=1, keepdim=True)
-    angle = spectral_angle(low, coarse, valid) if low.shape[1] > 1 else torch.full((len(low),), torch.nan)
-    offset = torch.linalg.vector_norm(_offset(low, coarse, valid), dim=1)
-    return Consistency(_mean(apart, valid), angle, torch.where(offset > _FARTHEST_PX, torch.nan, offset))
+    angle = spectral_angle(low, coarse, valid) if low.shape[1] > 1 else low.new_full((len(low),), torch.nan)
+    apart_px = torch.linalg.vector_norm(offset(low, coarse, valid), dim=1)
+    return Consistency(_mean(apart, valid), angle, torch.where(apart_px > _FARTHEST_PX, torch.nan, apart_px))
 
 
 @torch.no_grad()
@@ -145,7 +146,7 @@ def correctness(
     for index, (d_ref, d_im, d_om) in enumerate(zip(there, improved, omitted, strict=True)):
         seen = torch.ones_like(d_ref, dtype=torch.bool) if valid is None else valid[index, 0] > 0
         if not seen.any():
-            found.append(torch.full((3,), torch.nan))
+            found.append(d_ref.new_full((3,), torch.nan))
             continue
         values = d_ref[seen]
         least = values.kthvalue(max(1, int(flattest * values.numel()))).values
@@ -165,6 +166,11 @@ def harmonised(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
         target: Same shape.
         mask: Pixels that count, shape (B, 1, H, W).
     """
+    return _harmonised(pred, target, mask)[0]
+
+
+def _harmonised(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The image as `harmonised` makes it, and which of the pixels that count are made of such pixels."""
     made = torch.empty_like(pred)
     for index, (image, truth) in enumerate(zip(pred, target, strict=True)):
         seen = slice(None) if mask is None else mask[index, 0].flatten() > 0
@@ -173,9 +179,14 @@ def harmonised(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
             if len(values[seen]):
                 matched[seen] = _matched(values[seen], wanted[seen])
             made[index, band] = matched.view(image.shape[1:])
-    shift = _offset(made, target, mask)
+    shift = offset(made, target, mask)
     shift = torch.where(torch.linalg.vector_norm(shift, dim=1, keepdim=True) > _FARTHEST_PX, 0.0, shift)
-    return _shifted(made, shift)
+    if mask is None:
+        return shifted(made, shift), None
+    valid = (mask > 0).to(made)
+    share = shifted(valid, shift)
+    made = shifted(torch.where(valid > 0, made, made.new_zeros(())), shift) / share.clamp_min(_LEAST)
+    return made, valid * (share > 1 - _LEAST)
 
 
 def _shares(d_im: Tensor, d_om: Tensor) -> Tensor:
@@ -191,11 +202,14 @@ def _prepared(
     """The interpolated low image, the harmonised image, the target and the mask, inside the border."""
     check_pair(name, pred, target, mask)
     scale = _scale(low, pred)
-    wide = _resized(_inner(low, border_px // scale), scale)
+    low = _inner(low, border_px // scale)
     pred, target, valid = _inner(pred, border_px), _inner(target, border_px), _inner(mask, border_px)
-    if wide.shape != pred.shape:
+    if pred.shape[-2:] != tuple(scale * side for side in low.shape[-2:]):
         raise ValueError(f"{name}: border_px must be a multiple of the scale {scale}, got {border_px}")
-    return wide, harmonised(pred, target, valid), target, valid
+    # A coarse pixel counts where anything of it does.
+    wide = _resized(low, scale, None if valid is None else F.max_pool2d((valid > 0).to(low), scale))
+    made, kept = _harmonised(pred, target, valid)
+    return wide, made, target, kept
 
 
 def _scale(low: Tensor, pred: Tensor) -> int:
@@ -218,8 +232,14 @@ def _inner[T: (Tensor, Tensor | None)](image: T, border: int) -> T:
     return image[..., border:-border, border:-border]
 
 
-def _resized(image: Tensor, factor: float) -> Tensor:
-    return F.interpolate(image, scale_factor=factor, mode="bilinear", antialias=True)
+def _resized(image: Tensor, factor: float, mask: Tensor | None = None) -> Tensor:
+    """Resample bilinearly with antialiasing, from valid pixels where a mask is given."""
+    if mask is None:
+        return F.interpolate(image, scale_factor=factor, mode="bilinear", antialias=True)
+    valid = (mask > 0).to(image)
+    return _resized(torch.where(valid > 0, image, image.new_zeros(())), factor) / _resized(valid, factor).clamp_min(
+        _LEAST
+    )
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -241,46 +261,3 @@ def _matched(values: Tensor, wanted: Tensor) -> Tensor:
     span = (goal_ranks[right] - goal_ranks[left]).clamp_min(1e-300)
     share = ((ranks - goal_ranks[left]) / span).clamp(0, 1)
     return torch.lerp(goals[left].double(), goals[right].double(), share).to(values.dtype)[place]
-
-
-def _offset(moving: Tensor, fixed: Tensor, mask: Tensor | None) -> Tensor:
-    """Shift (dx, dy), shape (B, 2), that brings `moving` onto `fixed`, by phase correlation of the bands' mean.
-
-    To 1/50 px: the transform is evaluated exactly, on a fine grid around the best whole pixel.
-    Reference: Guizar-Sicairos et al., 2008, doi:10.1364/OL.33.000156.
-    """
-    sides = []
-    for image in (fixed, moving):
-        grey = image.mean(dim=1).double()
-        if mask is not None:
-            valid = mask[:, 0] > 0
-            level = torch.where(valid, grey, 0.0).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
-            grey = torch.where(valid, grey, level[:, None, None])
-        sides.append(torch.fft.fft2(grey))
-    cross = sides[0] * sides[1].conj()
-    cross = cross / cross.abs().clamp_min(100 * torch.finfo(cross.real.dtype).eps)
-    h, w = cross.shape[-2:]
-    peak = torch.fft.ifft2(cross).abs().flatten(1).argmax(dim=1)
-    rows, columns = (
-        torch.where(place > n // 2, place - n, place).double() for place, n in ((peak // w, h), (peak % w, w))
-    )
-    reach = math.ceil(0.75 * _STEPS)
-    around = torch.arange(-reach, reach + 1, dtype=torch.float64, device=cross.device) / _STEPS
-    waves = []
-    for start, n in ((rows, h), (columns, w)):
-        frequency = torch.fft.fftfreq(n, dtype=torch.float64, device=cross.device)
-        angle = 2 * torch.pi * (start[:, None] + around)[..., None] * frequency
-        waves.append(torch.polar(torch.ones_like(angle), angle))  # (B, steps, n)
-    fine = torch.einsum("byh,bhw,bxw->byx", waves[0], cross, waves[1]).abs()
-    best = fine.flatten(1).argmax(dim=1)
-    return torch.stack([columns + around[best % len(around)], rows + around[best // len(around)]], dim=1).float()
-
-
-def _shifted(image: Tensor, shift: Tensor) -> Tensor:
-    """Move content by (dx, dy), bilinear, edges repeated."""
-    h, w = image.shape[-2:]
-    dx, dy = shift.to(image).unbind(dim=1)
-    x = (torch.arange(w, device=image.device) - dx[:, None, None]).expand(-1, h, -1)
-    y = (torch.arange(h, device=image.device)[:, None] - dy[:, None, None]).expand(-1, -1, w)
-    grid = torch.stack([2 * x / max(1, w - 1) - 1, 2 * y / max(1, h - 1) - 1], dim=-1)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
