@@ -6,6 +6,7 @@ schedule stated here rather than those of its published program.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -19,6 +20,8 @@ from rsgeo_gan.tasks.scoring import Channels
 from rsgeo_gan.tasks.superres import SuperResolution
 
 __all__ = ["ReferenceSuperResolution"]
+
+log = logging.getLogger(__name__)
 
 _TURNS = 3
 """Other samples whose references are shown to a sample to learn how alike unrelated places look."""
@@ -124,6 +127,12 @@ class ReferenceSuperResolution(SuperResolution):
     def on_train_start(self) -> None:
         """Begin where the checkpoint says, also within an epoch."""
         super().on_train_start()
+        if 0 < (self.trainer.max_epochs or 0) <= self.content_epochs:
+            log.warning(
+                "all %d epochs are those of the content network (content_epochs is %d); references are not learned from",
+                self.trainer.max_epochs,
+                self.content_epochs,
+            )
         self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
