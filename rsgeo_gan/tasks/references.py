@@ -129,7 +129,7 @@ class ReferenceSuperResolution(SuperResolution):
         super().on_train_start()
         if 0 < (self.trainer.max_epochs or 0) <= self.content_epochs:
             log.warning(
-                "all %d epochs are those of the content network (content_epochs is %d); references are not learned from",
+                "all %d epochs are those of the content network (content_epochs is %d): nothing is learned of references",
                 self.trainer.max_epochs,
                 self.content_epochs,
             )
