@@ -129,9 +129,9 @@ class ReferenceSuperResolution(SuperResolution):
         super().on_train_start()
         if 0 < (self.trainer.max_epochs or 0) <= self.content_epochs:
             log.warning(
-                "all %d epochs are those of the content network (content_epochs is %d): nothing is learned of references",
-                self.trainer.max_epochs,
+                "content_epochs is %d and max_epochs %d: only the content network learns, nothing of references",
                 self.content_epochs,
+                self.trainer.max_epochs,
             )
         self.on_train_epoch_start()
 
