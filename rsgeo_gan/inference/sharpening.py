@@ -98,7 +98,14 @@ def sharpen_tiles(
                 resolver,
                 uncertainty=uncertainty,
                 window_px=window_px,
-                about={"tile": tile.id, "low": "real" if "low" in tile.assets else "degraded"},
+                about={
+                    "tile": tile.id,
+                    **(
+                        {"low": "real"}
+                        if "low" in tile.assets
+                        else {"low": "degraded", "degradation": dict(resolver.facts.degradation)}
+                    ),
+                },
             )
             for note in made.notes if made.new else ():
                 _log.warning("%s: %s", tile.id, note)

@@ -12,6 +12,7 @@ import torch
 from rsgeo_gan import raster
 from rsgeo_gan.manifest import Manifest, asset_path, item_box
 from rsgeo_gan.metrics import ergas, psnr, spectral_angle, ssim
+from rsgeo_gan.optics import thinned
 from rsgeo_gan.progress import Progress, silent
 from rsgeo_gan.report.measures import DATA_RANGE
 from rsgeo_gan.report.scoring import analysis, units_of
@@ -27,7 +28,8 @@ def score_sharp(tiles: Manifest, products: Manifest, *, progress: Progress = sil
     """Score products of tiles, and bicubic interpolation, against the tiles' images, in physical units.
 
     PSNR, structural similarity, spectral angle and ERGAS compare with the truth, on pixels that both have; consistency
-    is the mean absolute difference between the image, averaged over each coarse pixel, and the low-resolution image.
+    is the mean absolute difference between the low-resolution image and what its instrument would see of the image:
+    blurred as it was made, or averaged over each coarse pixel where it is a real one.
 
     Args:
         tiles: Tiles, with an asset `image`.
@@ -49,12 +51,14 @@ def score_sharp(tiles: Manifest, products: Manifest, *, progress: Progress = sil
         low = analysis(low_path, raster.inspect(low_path).geobox)
         limits = DATA_RANGE[units_of(raster.inspect(path))]
         for name, image in (("bicubic", interpolated(low, item.properties["rsgeo:scale"])), ("product", product)):
-            found[name].append(_scores(image, truth, low, limits))
+            found[name].append(_scores(image, truth, low, limits, item.properties.get("rsgeo:degradation")))
         progress("score", number, len(products))
     return [{"method": name, **_summary(rows)} for name, rows in found.items() if rows]
 
 
-def _scores(image: np.ndarray, truth: np.ndarray, low: np.ndarray, limits: float) -> dict[str, float]:
+def _scores(
+    image: np.ndarray, truth: np.ndarray, low: np.ndarray, limits: float, degradation: Mapping[str, Any] | None
+) -> dict[str, float]:
     scale = image.shape[1] // low.shape[1]
     seen = np.isfinite(image).all(axis=0) & np.isfinite(truth).all(axis=0)
     mask = torch.from_numpy(seen[None, None].astype(np.float32))
@@ -65,10 +69,15 @@ def _scores(image: np.ndarray, truth: np.ndarray, low: np.ndarray, limits: float
     if len(image) > 1:
         rows["spectral angle, °"] = float(spectral_angle(made, true, mask))
     rows["ERGAS"] = float(ergas(made, true, scale, mask))
-    blocks = image.reshape(len(image), low.shape[1], scale, low.shape[2], scale).mean(axis=(2, 4))
-    apart = np.abs(blocks - low)
+    apart = np.abs(_seen_again(image, scale, (degradation or {}).get("mtf")) - low)
     rows["consistency"] = float(apart[np.isfinite(apart)].mean()) if np.isfinite(apart).any() else math.nan
     return rows
+
+
+def _seen_again(image: np.ndarray, scale: int, mtf: float | Sequence[float] | None) -> np.ndarray:
+    """What an instrument sees of an image (C, H, W): blurred by one contrast or one a band, or plain means."""
+    contrasts = list(mtf) if isinstance(mtf, Sequence) else [mtf] * len(image)
+    return np.concatenate([thinned(band[None], scale, each) for band, each in zip(image, contrasts, strict=True)])
 
 
 def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:

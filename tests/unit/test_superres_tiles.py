@@ -125,6 +125,19 @@ def test_scores_of_block_means_are_exact_and_the_page_shows_them(tmp_path):
     assert superres_headline(tmp_path)["scores"] == list(rows.values())
 
 
+def test_what_was_blurred_is_compared_with_what_is_blurred_alike(tmp_path):
+    tiles = _tiles(tmp_path)
+    for item in tiles:
+        del item.assets["low"]
+    path = checkpoint(tmp_path / "toy.ckpt", degradation={"mtf": [0.2, 0.3, 0.4]})
+    made = sharpen_tiles(path, tiles, tmp_path / "products", uncertainty=0)
+    for item in made:
+        item.assets["data"].href = asset_path(tiles.get(item.properties["rsgeo:tile"]), "image")
+    product, smooth = score_sharp(tiles, made)[1], score_sharp(tiles, made)[0]
+    assert float(product["consistency"].split()[0]) <= 0.5e-4
+    assert float(smooth["consistency"].split()[0]) > 1e-3
+
+
 def test_interpolation_lies_between_neighbours_and_leaves_holes():
     row, col = np.indices((12, 9))
     plane = (2.0 * row + col)[None].astype(np.float32)
