@@ -83,7 +83,9 @@ def test_a_bare_name_is_found_in_the_working_directory_first(tmp_path: Path, mon
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    expected = "Catalogue nope: expected a YAML file or one of sample, superres, superres-reference, synthesis, found none of"
+    expected = (
+        "Catalogue nope: expected a YAML file or one of sample, superres, superres-reference, synthesis, found none of"
+    )
     with pytest.raises(CatalogError, match=expected):
         load("nope")
 
