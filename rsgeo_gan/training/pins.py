@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,12 +93,10 @@ def publish(checkpoint: Path, models: Path, *, recipe: str, trained_on: str) -> 
     try:
         models.mkdir(parents=True, exist_ok=True)
         if not target.is_file() or file_sha256(target) != digest:
-            part = target.with_suffix(f".{os.getpid()}.part")
-            try:
-                shutil.copyfile(checkpoint, part)
+            # A name of its own: other calls, also of this process, may publish the same checkpoint.
+            with tempfile.TemporaryDirectory(dir=models, prefix=f".{name}.", suffix=".part") as folder:
+                shutil.copyfile(checkpoint, part := Path(folder) / target.name)
                 part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
         write_json(
             models / PIN,
             {

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,20 @@ def test_publishing_twice_leaves_one_file(tmp_path: Path) -> None:
         publish(tmp_path / "last.ckpt", tmp_path / "models", recipe="toy", trained_on="t")
     assert len(list((tmp_path / "models").glob("*.ckpt"))) == 1
     assert not list((tmp_path / "models").glob("*.part"))
+
+
+def test_one_checkpoint_may_be_published_from_several_threads_at_once(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(bytes(4 << 20))
+    ready = threading.Barrier(6)
+
+    def run() -> Published:
+        ready.wait()
+        return publish(tmp_path / "last.ckpt", tmp_path / "models", recipe="toy", trained_on="t")
+
+    with ThreadPoolExecutor(6) as pool:
+        found = [future.result() for future in [pool.submit(run) for _ in range(6)]]
+    assert {one.path for one in found} == set((tmp_path / "models").glob("*.ckpt"))
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["current.json", found[0].path.name]
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
